@@ -1,0 +1,66 @@
+"""Typed settings: one pydantic class a config section, every mistake of every section reported together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and an unknown key is a mistake rather than a silent no-op."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigError(ValueError):
+    """All the mistakes of a configuration, one line each."""
+
+    def __init__(self, problems: Iterable[str]):
+        self.problems = list(problems)
+        count = len(self.problems)
+        heading = f"{count} mistake{'s' if count != 1 else ''} in the configuration:"
+        super().__init__("\n".join([heading, *(f"  - {problem}" for problem in self.problems)]))
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The names nearest to a misspelt one, as the end of an error message.
+
+    >>> suggest("acuracy", ["accuracy", "format"])
+    'did you mean accuracy?'
+    >>> suggest("zzz", ["format", "accuracy"])
+    'there are: accuracy, format'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
+
+
+def parse(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> dict[str, Settings]:
+    """Build each section's settings from plain dictionaries.
+
+    Raises:
+        ConfigError: with every mistake of every section, each naming its key, value and rule.
+    """
+    parsed, problems = {}, []
+    for section, kind in sections.items():
+        try:
+            parsed[section] = kind.model_validate(values.get(section) or {})
+        except ValidationError as error:
+            problems += [_line(section, kind, item) for item in error.errors()]
+    if problems:
+        raise ConfigError(problems)
+    return parsed
+
+
+def _line(section: str, kind: type[Settings], item: Mapping[str, Any]) -> str:
+    key = ".".join([section, *(str(part) for part in item["loc"])])
+    if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
+        return f"{key} is no setting; {suggest(str(item['loc'][0]), kind.model_fields)}"
+    if item["type"] == "value_error":
+        return f"{key}: {item['ctx']['error']}" if item["loc"] else str(item["ctx"]["error"])
+    if item["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
