@@ -15,8 +15,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """An error whose message says what to do: the command shows it without a traceback.
+
+    Attributes:
+        exit_code: what the command then exits with.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(UserError, ValueError):
     """All the mistakes of a configuration, one line each."""
+
+    exit_code = 2
 
     def __init__(self, problems: Iterable[str]):
         self.problems = list(problems)

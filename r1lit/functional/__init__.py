@@ -1,0 +1,40 @@
+"""Pure tensor functions: torch only, no state, no configuration."""
+
+from __future__ import annotations
+
+from r1lit.functional.advantages import group_advantages, has_variance
+from r1lit.functional.logprobs import entropy, head_logprobs, token_logprobs
+from r1lit.functional.pass_at_k import Interval, majority_vote, mean_interval, pass_at_k
+from r1lit.functional.policy_loss import (
+    Metrics,
+    Objective,
+    cispo,
+    clipped,
+    importance_ratio,
+    kl_estimate,
+    policy_loss,
+    sapo,
+)
+from r1lit.functional.token_loss import overlong_penalty, token_weights
+
+__all__ = [
+    "Interval",
+    "Metrics",
+    "Objective",
+    "cispo",
+    "clipped",
+    "entropy",
+    "group_advantages",
+    "has_variance",
+    "head_logprobs",
+    "importance_ratio",
+    "kl_estimate",
+    "majority_vote",
+    "mean_interval",
+    "overlong_penalty",
+    "pass_at_k",
+    "policy_loss",
+    "sapo",
+    "token_logprobs",
+    "token_weights",
+]

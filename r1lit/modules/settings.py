@@ -83,6 +83,7 @@ class AlgorithmSettings(Settings):
                 f"algorithm.dual_clip={self.dual_clip}, but it bounds ratios beyond the upper clip; set it above "
                 f"1 + clip_high = {1 + self.clip_high}"
             )
+        self.objective  # noqa: B018  (checks what the loss itself asks of its arguments)
         return self
 
     @property

@@ -1,0 +1,140 @@
+"""The ``r1lit`` command: composes a configuration with Hydra, checks all of it, and runs one stage."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+import r1lit
+from r1lit.overrides import prepare
+from r1lit.settings import ConfigError, UserError, suggest
+
+PACKAGE = Path(r1lit.__file__).parent
+
+
+def config_directory() -> str:
+    """``conf/``: inside the installed package, or beside it in a checkout."""
+    inside = PACKAGE / "conf"
+    return str(inside if inside.is_dir() else PACKAGE.parent / "conf")
+
+
+def plugin_folders() -> list[Path]:
+    """Folders with drop-in rewards: ``plugins`` in the working directory, and those that R1LIT_PLUGINS names."""
+    named = [Path(part) for part in os.environ.get("R1LIT_PLUGINS", "").split(os.pathsep) if part]
+    missing = [str(path) for path in named if not path.is_dir()]
+    if missing:
+        raise ConfigError([f"R1LIT_PLUGINS names {', '.join(missing)}, which is no folder; correct or unset it"])
+    return [path.resolve() for path in [Path("plugins"), *named] if path.is_dir()]
+
+
+class PluginSearchPath(SearchPathPlugin):
+    """Lets Hydra find the YAML of drop-in rewards."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plugin_folders():
+            if (folder / "conf").is_dir():
+                search_path.append("r1lit-plugins", f"file://{folder / 'conf'}")
+
+
+@cache
+def run_directory(runs: str, name: str) -> str:
+    """A fresh ``<runs>/<name>/<time>``, made at once so that two runs of one second never share it."""
+    parent, stamp = Path(runs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")
+    parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ["", *(f"_{number}" for number in range(2, 1000))]:
+        try:
+            (parent / f"{stamp}{suffix}").mkdir()
+        except FileExistsError:
+            continue
+        return str(parent / f"{stamp}{suffix}")
+    raise ConfigError([f"{parent} holds a thousand runs of {stamp}; set runs=ANOTHER_FOLDER"])
+
+
+def config_groups() -> dict[str, list[str]]:
+    """The members of every config group, drop-in rewards included."""
+    with hydra.initialize_config_dir(config_directory(), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        names = [name for name in loader.list_groups("") if name != "hydra"]
+        return {name: loader.get_group_options(name) for name in names}
+
+
+def resumed(arguments: list[str]) -> list[str]:
+    """With ``resume=RUN``: the overrides that RUN was started with, then those typed now, into RUN's directory."""
+    runs = [argument.split("=", 1)[1] for argument in arguments if argument.startswith("resume=")]
+    if not runs:
+        return arguments
+    directory = Path(runs[-1])
+    saved = directory / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        siblings = [str(path) for path in directory.parent.glob("*") if path.is_dir()]
+        raise ConfigError([f"resume={directory} is not the directory of a run; {suggest(str(directory), siblings)}"])
+    before = [o for o in yaml.safe_load(saved.read_text()) if not o.lstrip("+").startswith(("resume=", "hydra.run.dir="))]
+    return [*before, *arguments, f"hydra.run.dir={directory}"]
+
+
+def run(config: DictConfig) -> None:
+    """Run the stage that a composed configuration asks for."""
+    # Imported here so that --help and a misspelt override answer at once.
+    from r1lit.report.conclude import conclude
+    from r1lit.stages.dispatch import run_stage
+    from r1lit.stages.settings import read
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        try:
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+            settings = read(plain, directory)
+        except ConfigError:
+            _discard(directory)
+            raise
+        (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        run_stage(settings)
+        conclude(directory)
+    except UserError as error:
+        _leave(error)
+
+
+def _discard(directory: Path) -> None:
+    """Remove the directory of a run that never began."""
+    if {path.name for path in directory.iterdir()} <= {".hydra", "r1lit.log"}:
+        shutil.rmtree(directory)
+
+
+def _leave(error: UserError) -> None:
+    print(f"r1lit: {error}", file=sys.stderr)
+    logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
+    sys.exit(error.exit_code)
+
+
+def main() -> None:
+    """Entry point of the ``r1lit`` command."""
+    OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
+    Plugins.instance().register(PluginSearchPath)
+    try:
+        for folder in reversed([Path.cwd(), *plugin_folders()]):
+            if str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
+        sys.argv[1:] = prepare(resumed(sys.argv[1:]), config_groups())
+    except UserError as error:
+        _leave(error)
+    command: Callable[[], None] = hydra.main(config_directory(), "config", version_base="1.3")(run)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Checkpoints that are either whole or not there, and a run that stops cleanly when it is asked to."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from r1lit.settings import UserError
+
+
+class RunInterruptedError(UserError):
+    """The run was asked to stop, finished its step and saved its state."""
+
+    def __init__(self, signum: int, directory: Path):
+        self.exit_code = 128 + signum
+        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with: r1lit resume={directory}")
+
+
+class Checkpointer(Callback):
+    """Saves ``checkpoints/step_000050.ckpt`` after every ``every``-th step, at the end, and when asked to stop.
+
+    A checkpoint is written under another name and then renamed, so a crash or a full disk never leaves half a one
+    under a checkpoint's name. On SIGINT or SIGTERM the step under way is finished and saved first; a second SIGINT
+    stops at once.
+    """
+
+    def __init__(self, directory: Path, every: int, keep: int):
+        self.directory, self.every, self.keep = directory, every, keep
+        self.folder = directory / "checkpoints"
+        self._signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._previous[signum] = signal.signal(signum, self._ask_to_stop)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch[0] + 1
+        finished = done == module.algorithm.steps
+        if self._signum is not None or (self.every and (done % self.every == 0 or finished)):
+            self.save(trainer, done)
+        if self._signum is not None and not finished:
+            raise RunInterruptedError(self._signum, self.directory)
+
+    def save(self, trainer: Trainer, step: int) -> None:
+        """Write the state after ``step`` steps, then drop all but the newest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder / f"step_{step:06d}.ckpt"
+        part = target.with_suffix(".part")
+        try:
+            trainer.save_checkpoint(part)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+        for old in checkpoints(self.directory)[: -self.keep]:
+            old.unlink()
+
+    def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self._signum is not None:
+            raise KeyboardInterrupt
+        self._signum = signum
+
+    def _restore_handlers(self) -> None:
+        while self._previous:
+            signum, handler = self._previous.popitem()
+            signal.signal(signum, handler)
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """A run's whole checkpoints, oldest first."""
+    found = (directory / "checkpoints").glob("step_*.ckpt")
+    return sorted((path for path in found if re.fullmatch(r"step_\d+", path.stem)), key=lambda path: path.stem)

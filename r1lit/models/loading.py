@@ -1,0 +1,239 @@
+"""Load a causal LM with its tokenizer, clone it, copy its weights, and save it for any Hugging Face tool."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shutil
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from r1lit.settings import Settings, suggest
+
+TINY = "tiny"
+HALF = (torch.bfloat16, torch.float16)
+
+log = logging.getLogger(__name__)
+
+
+class ModelSettings(Settings):
+    """Which model is trained, and how it is held.
+
+    Attributes:
+        path: a local folder, a name on the Hugging Face hub, or ``tiny``, the embedded base model.
+        dtype: of the master weights; ``auto`` is what the files hold.
+        attention: ``auto`` takes flash-attention where it is installed and usable, else torch's own (sdpa).
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+    """
+
+    path: str = TINY
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    gradient_checkpointing: bool = False
+
+
+def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model with dropout off, and a tokenizer with a padding token.
+
+    Raises:
+        FileNotFoundError: for a folder that is missing, or that holds no config or no weights.
+        ValueError: for pickled weights, weights that do not cover the model, models that are no causal LM, a tokenizer
+            that does not fit the model, or flash-attention that cannot run.
+    """
+    path = _locate(settings.path)
+    config = _load("config", settings.path, AutoConfig, path)
+    _require_causal(config, settings.path)
+    model, report = _load(
+        "weights",
+        settings.path,
+        AutoModelForCausalLM,
+        path,
+        config=config,
+        dtype=settings.dtype,
+        attn_implementation=_attention(settings, config),
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    _require_complete(report, settings.path)
+    tokenizer = _load("tokenizer", settings.path, AutoTokenizer, path)
+    _fit_tokenizer(model, tokenizer, settings.path)
+    _disable_dropout(model)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model, tokenizer
+
+
+def stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token ids that end a completion: the generation config's, then the tokenizer's.
+
+    Raises:
+        ValueError: where neither names one.
+    """
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named = named if isinstance(named, list | tuple) else [named]
+    ids = tuple(dict.fromkeys(id for id in [*named, tokenizer.eos_token_id] if id is not None))
+    if not ids:
+        raise ValueError(
+            "neither the generation config nor the tokenizer has an eos token, but something must end a completion; "
+            "set eos_token in the tokenizer's config"
+        )
+    return ids
+
+
+def clone_frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that shares nothing with the model, in eval mode and without gradients: the reference."""
+    clone = copy.deepcopy(model).eval().requires_grad_(False)
+    clone.zero_grad(set_to_none=True)
+    return clone
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Overwrite the target's weights, in place, with the source's.
+
+    Raises:
+        RuntimeError: where their names or shapes differ.
+    """
+    target.load_state_dict(source.state_dict())
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike) -> None:
+    """Write a Hugging Face model directory: safetensors, configs, tokenizer and chat template.
+
+    The folder is complete or not there at all; one that exists already is replaced.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (folder.with_name(f".{folder.name}.{kind}-{uuid4().hex[:8]}") for kind in ("new", "old"))
+    try:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _locate(name: str) -> str:
+    """Where the model is: a folder that holds one, or the name itself if the hub might know it."""
+    folder = Path(str(files("r1lit") / "assets" / TINY)) if name == TINY else Path(name).expanduser()
+    if not folder.exists():
+        if name != TINY and name.count("/") <= 1 and name[0] not in "./~":
+            return name
+        siblings = [str(item) for item in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise FileNotFoundError(f"model.path={name}: no such folder; {suggest(str(folder), siblings)}")
+    if not (folder / "config.json").is_file():
+        held = ", ".join(sorted(item.name for item in folder.iterdir())) if folder.is_dir() else "it is a file"
+        raise FileNotFoundError(
+            f"model.path={name} has no config.json (it holds: {held or 'nothing'}); give a saved model's folder"
+        )
+    if not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+            raise ValueError(
+                f"model.path={name} holds pickled weights only, which can run code when loaded; convert them with "
+                "transformers' save_pretrained, which writes safetensors"
+            )
+        raise FileNotFoundError(f"model.path={name} has no *.safetensors; give a folder with weights")
+    return str(folder)
+
+
+def _load(what: str, name: str, kind: type, path: str, **options):
+    try:
+        return kind.from_pretrained(path, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        siblings = [item.name for item in Path().iterdir() if (item / "config.json").is_file()]
+        hint = "" if Path(path).exists() else f"; no local folder has this name ({suggest(name, [TINY, *siblings])})"
+        raise ValueError(f"model.path={name}: its {what} cannot be loaded{hint}: {error}") from error
+
+
+def _require_causal(config, name: str) -> None:
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    known = {item.__name__ for item in (kind if isinstance(kind, tuple) else (kind,)) if item is not None}
+    held = set(config.architectures or known)
+    if config.is_encoder_decoder or not known & held:
+        raise ValueError(
+            f"model.path={name} holds {' or '.join(sorted(held)) or config.model_type}, but a policy writes text from "
+            f"left to right; give a causal LM{f' ({min(known)})' if known else ''}"
+        )
+
+
+def _attention(settings: ModelSettings, config) -> str:
+    if settings.attention in ("sdpa", "eager"):
+        return settings.attention
+    dtype = config.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    installed = find_spec("flash_attn") is not None
+    usable = installed and torch.cuda.is_available() and dtype in HALF
+    if settings.attention == "auto":
+        return "flash_attention_2" if usable else "sdpa"
+    if not usable:
+        raise ValueError(
+            f"model.attention=flash_attention_2 with dtype={settings.dtype}, flash-attn "
+            f"{'installed' if installed else 'not installed'} and {torch.cuda.device_count()} CUDA devices: it needs "
+            "the flash-attn package, a CUDA device and a half-precision dtype; set model.attention=auto"
+        )
+    return settings.attention
+
+
+def _require_complete(report: dict, name: str) -> None:
+    missing, odd = sorted(report["missing_keys"]), sorted(str(key) for key in report["mismatched_keys"])
+    if missing or odd:
+        raise ValueError(
+            f"model.path={name}: {len(missing)} tensors are missing and {len(odd)} have another shape "
+            f"({', '.join([*missing, *odd][:3])}), and would start at random; give a folder with all weights"
+        )
+    if report["unexpected_keys"]:
+        log.warning("%s: %d tensors have no place in the model", name, len(report["unexpected_keys"]))
+
+
+def _fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    largest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise ValueError(
+            f"model.path={name}: the tokenizer's largest id is {largest}, but the model embeds {rows} tokens; "
+            "use the tokenizer the model was trained with, or resize the embeddings and save the model again"
+        )
+    stops = stop_ids(model, tokenizer)
+    if tokenizer.pad_token_id is None:
+        # An added padding token would need a row of the embeddings; padding is masked out, so any token serves.
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stops[-1])
+    # What ends a completion here ends it in every other tool that loads the exported folder.
+    model.generation_config.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    """Set every dropout to 0: a policy that samples and trains under different masks is not on-policy.
+
+    Log-probabilities under dropout would also differ between two passes over the same tokens.
+    """
+    holders = [model.config, *model.modules()]
+    found = 0
+    for holder in holders:
+        names = [key for key, value in vars(holder).items() if isinstance(value, float) and value > 0 and _drops(key)]
+        names += ["p"] if isinstance(holder, nn.Dropout) and holder.p > 0 else []
+        found += len(names)
+        for key in names:
+            setattr(holder, key, 0.0)
+    if found:
+        log.warning("dropout switched off in %d places: a policy is trained as it samples", found)
+
+
+def _drops(key: str) -> bool:
+    return "dropout" in key or key.endswith(("pdrop", "drop_rate"))

@@ -1,0 +1,96 @@
+"""Log-probabilities of completions under a model, without logits for the prompt or for padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from r1lit.functional.logprobs import head_logprobs
+
+_PROBE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model does between its last hidden states and its logits: ``softcap * tanh(scale * W h / softcap)``."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+_HEADS: WeakKeyDictionary[PreTrainedModel, Head] = WeakKeyDictionary()
+
+
+def completion_logprobs(
+    model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, completion_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each completion token, and the entropy of the distribution it was predicted by.
+
+    Rows are padded on the right and need no attention mask: a causal model's token never sees what follows it. The
+    head is applied to the positions before completion tokens alone.
+
+    Shapes: input_ids int64 [n, L], target_mask bool [n, L - 1] (True where the next token is a completion token),
+    completion_mask bool [n, T] with as many True in each row; logprobs and entropy are [n, T], in nats, 0 at padding.
+
+    Raises:
+        ValueError: where the model makes its logits in a way that is not known.
+    """
+    head = head_of(model)
+    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1][target_mask]
+    output = model.get_output_embeddings()
+    logprobs, entropy = head_logprobs(
+        hidden * head.scale if head.scale != 1 else hidden,
+        output.weight,
+        input_ids[:, 1:][target_mask],
+        bias=getattr(output, "bias", None),
+        temperature=temperature,
+        softcap=head.softcap,
+    )
+    return _grid(logprobs, completion_mask), _grid(entropy, completion_mask)
+
+
+def _grid(values: Tensor, mask: Tensor) -> Tensor:
+    """Put [M] values, row by row, where the mask [n, T] is True."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """How the model turns hidden states into logits, proven on a few tokens the first time it is asked.
+
+    Raises:
+        ValueError: where its logits are not those that its config tells of.
+    """
+    if model not in _HEADS:
+        head = _configured(model)
+        _prove(model, head)
+        _HEADS[model] = head
+    return _HEADS[model]
+
+
+def _configured(model: PreTrainedModel) -> Head:
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite divides
+    return Head(scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def _prove(model: PreTrainedModel, head: Head) -> None:
+    output = model.get_output_embeddings()
+    if output is None:
+        raise ValueError(f"{type(model).__name__} has no head over the vocabulary; give a causal LM")
+    ids = torch.arange(_PROBE_TOKENS, device=output.weight.device)[None] % output.weight.shape[0]
+    expected = model(input_ids=ids, use_cache=False).logits.float()
+    logits = output(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float() * head.scale
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    tolerance = 1e-3 if output.weight.dtype == torch.float32 else 5e-2
+    if not torch.allclose(logits, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
+        raise ValueError(
+            f"{type(model).__name__}'s logits differ from {head} applied to its hidden states, so their "
+            "log-probabilities would be wrong; use a model whose head is linear, scaled or soft-capped"
+        )

@@ -1,0 +1,225 @@
+"""Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) as a LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from r1lit.functional import group_advantages, has_variance, policy_loss
+from r1lit.models.loading import clone_frozen, copy_weights
+from r1lit.models.logprobs import completion_logprobs
+from r1lit.modules.experience import Experience, collate, concatenate, keep_groups, split
+from r1lit.modules.metrics import Means, rollout_metrics
+from r1lit.modules.optimizer import build_optimizer
+from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
+from r1lit.modules.timing import PhaseTimer
+from r1lit.rollout.sampler import Sampler
+from r1lit.settings import UserError
+from r1lit.types import Group, Minibatch, Prompt, Rollout, Sampling, Scored
+
+
+class Rewards(Protocol):
+    """Scores groups: ``submit`` while others are still being sampled, ``gather`` for the whole table."""
+
+    def submit(self, index: int, group: Group) -> None: ...
+
+    def gather(self, rollout: Rollout) -> Scored: ...
+
+
+class TrainingDivergedError(UserError):
+    """Too many updates in a row had a loss or a gradient that is not finite."""
+
+
+class GRPO(lightning.LightningModule):
+    """The policy, and one step of the algorithm: sample, score, compare within groups, update.
+
+    Args:
+        policy: a causal LM, its parameters in the dtype they are to be updated in.
+        sampler: draws completions from the policy.
+        rewards: scores them.
+        extra_prompts: ``(step, round) -> prompts`` in place of those whose groups are uniform, where the algorithm
+            resamples them.
+        algorithm: the algorithm's settings.
+        optimizer: the optimiser's settings.
+        sampling: how completions are drawn while training.
+        seed: with the step's number it decides every random choice of a step, so a resumed run needs no state.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        sampler: Sampler,
+        rewards: Rewards,
+        algorithm: AlgorithmSettings,
+        optimizer: OptimizerSettings,
+        sampling: Sampling,
+        extra_prompts: Callable[[int, int], Sequence[Prompt]] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy = policy
+        self.reference = clone_frozen(policy) if algorithm.kl_coef > 0 else None
+        self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
+        self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
+        self.timer = PhaseTimer()
+        self.experience: Experience | None = None
+        self.metrics: dict[str, float] = {}
+        self.skipped_in_a_row = 0
+
+    def training_step(self, batch: tuple[int, Sequence[Prompt]], batch_idx: int) -> None:
+        """One step of GRPO on B prompts; leaves its ``metrics`` and ``experience`` for the callbacks."""
+        step, prompts = batch
+        scored, resampled = self.sample(step, prompts)
+        metrics = rollout_metrics(scored) | resampled
+        self.experience = self.annotate(scored)
+        means = Means()
+        for minibatch in self.experience.minibatches(
+            self.algorithm.minibatches,
+            self.algorithm.epochs,
+            self.algorithm.aggregation,
+            self.sampling.max_tokens,
+            generator=torch.Generator().manual_seed(self.step_seed(step)),
+        ):
+            with self.timer.phase("update"):
+                self.update(minibatch, means)
+        with self.timer.phase("other"):
+            if self.reference is not None and self._refresh_due(step):
+                copy_weights(self.policy, self.reference)
+            self.sampler.load_weights(self.policy)
+            metrics |= means.read()
+        self.metrics = metrics | self.timer.pop()
+
+    def sample(self, step: int, prompts: Sequence[Prompt]) -> tuple[Scored, dict[str, float]]:
+        """G scored completions of each prompt; prompts whose groups are uniform replaced where the algorithm asks."""
+        scored = self.score(prompts, self.step_seed(step))
+        if self.algorithm.uniform_groups != "resample" or self.extra_prompts is None:
+            return scored, {}
+        parts, rounds = [keep_groups(scored, self.varied(scored))], 0
+        while (missing := len(prompts) - sum(len(part.rollout.groups) for part in parts)) > 0:
+            if rounds == self.algorithm.max_resamples:
+                break
+            rounds += 1
+            scored = self.score(self.extra_prompts(step, rounds), self.step_seed(step, rounds))
+            useful = self.varied(scored)
+            parts.append(keep_groups(scored, useful & (useful.cumsum(0) <= missing)))
+        kept = [part for part in parts if part.rollout.groups]
+        return concatenate(kept) if kept else scored, {"sampling/rounds": 1.0 + rounds, "sampling/missing": float(missing)}
+
+    def score(self, prompts: Sequence[Prompt], seed: int) -> Scored:
+        """Sample a group for each prompt; rewards judge each group as soon as its last completion has ended."""
+        with self.timer.phase("sample"):
+            rollout = self.sampler.generate(
+                prompts, self.algorithm.group_size, self.sampling, seed=seed, on_group=self.rewards.submit
+            )
+        with self.timer.phase("score"):
+            return self.rewards.gather(rollout)
+
+    def annotate(self, scored: Scored) -> Experience:
+        """Advantages, and the log-probs under the sampling policy and the reference where the objective needs them."""
+        rollout, device = scored.rollout, self.device
+        if self.algorithm.uniform_groups == "skip" and (varied := self.varied(scored)).any():
+            scored = keep_groups(scored, varied)
+            rollout = scored.rollout
+        advantages = group_advantages(
+            scored.columns, scored.weights, rollout.group_size, scale=self.algorithm.advantage_scale
+        )
+        trained = rollout.completion_mask
+        if self.algorithm.mask_truncated:
+            trained = trained & ~rollout.truncated.to(device)[:, None]
+        with self.timer.phase("logprobs"):
+            old = None if self.algorithm.on_policy else self.sampling_logprobs(rollout)
+            ref = None if self.reference is None else self.logprobs_under(self.reference, rollout)
+        return Experience(scored, advantages.to(device), trained, old, ref)
+
+    def sampling_logprobs(self, rollout: Rollout) -> Tensor:
+        """float32 [N, T] of the policy that sampled; the sampler's own where nothing was cut off the distribution."""
+        if self.sampler.exact_logprobs and rollout.sampling.full_support:
+            return rollout.logprobs
+        return self.logprobs_under(self.policy, rollout)
+
+    @torch.no_grad()
+    def logprobs_under(self, model: nn.Module, rollout: Rollout) -> Tensor:
+        """float32 [N, T], the completions' log-probs under a model, computed longest rows first."""
+        table = torch.zeros_like(rollout.logprobs)
+        order = torch.argsort(rollout.lengths, descending=True)
+        for rows in order.split(self.algorithm.micro_batch_rows):
+            mask = rollout.completion_mask[rows]
+            width = int(mask.sum(-1).max())
+            logprobs, _ = completion_logprobs(
+                model, *collate(rollout, rows), mask[:, :width], temperature=self.temperature
+            )
+            table[rows, :width] = logprobs
+        return table
+
+    def update(self, minibatch: Minibatch, means: Means) -> None:
+        """One optimiser step on a minibatch, in micro-batches; skipped where loss or gradient is not finite."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        optimizer.zero_grad()
+        losses = []
+        for part in split(minibatch, self.algorithm.micro_batch_rows):
+            logprobs, entropy = completion_logprobs(
+                self.policy, part.input_ids, part.target_mask, part.completion_mask, temperature=self.temperature
+            )
+            loss, sums = policy_loss(
+                logprobs,
+                part.old_logprobs,
+                part.ref_logprobs,
+                part.advantages,
+                part.weights,
+                part.weights > 0,
+                self.algorithm.objective,
+            )
+            self.manual_backward(loss)
+            losses.append(loss.detach())
+            means.add(sums | {"entropy": (entropy.sum(), part.completion_mask.sum())})
+        loss, bound = torch.stack(losses).sum(), self.algorithm.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), bound)
+        finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
+        means.add({"updates_skipped": (float(not finite), 1.0), "lr": (schedule.get_last_lr()[0], 1.0)})
+        if not finite:
+            self.skip_update(loss, norm)
+            return
+        self.skipped_in_a_row = 0
+        optimizer.step()
+        schedule.step()
+        means.add({"loss": (loss, 1.0), "grad_norm": (norm, 1.0)})
+
+    def skip_update(self, loss: Tensor, norm: Tensor) -> None:
+        """Count an update that must not reach the weights.
+
+        Raises:
+            TrainingDivergedError: after ``max_skipped_updates`` in a row.
+        """
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.algorithm.max_skipped_updates:
+            raise TrainingDivergedError(
+                f"{self.skipped_in_a_row} updates in a row had a loss ({loss.item()}) or a gradient norm "
+                f"({norm.item()}) that is not finite, and were skipped; lower optimizer.lr, set "
+                "algorithm.max_grad_norm, or train in a wider trainer.precision. The last checkpoint is sound."
+            )
+
+    def varied(self, scored: Scored) -> Tensor:
+        """bool [B], True where the group's completions did not all get the same reward."""
+        return has_variance(scored.columns, scored.weights, scored.rollout.group_size)
+
+    @property
+    def temperature(self) -> float:
+        return self.sampling.temperature
+
+    def step_seed(self, step: int, resample: int = 0) -> int:
+        """The seed of everything random in a step."""
+        return hash((self.seed, step, resample)) & 0x7FFF_FFFF_FFFF_FFFF
+
+    def _refresh_due(self, step: int) -> bool:
+        every = self.algorithm.reference_refresh
+        return every > 0 and (step + 1) % every == 0
+
+    def configure_optimizers(self):
+        updates = self.algorithm.steps * self.algorithm.minibatches * self.algorithm.epochs
+        optimizer, schedule = build_optimizer(self.policy, self.optimizer, updates)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

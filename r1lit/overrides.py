@@ -1,0 +1,74 @@
+"""What a user typed, checked before Hydra sees it, so that every slip is answered with what exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from r1lit.settings import ConfigError, suggest
+
+IMPLIED = {"model.path": "model=local", "data.path": "data=prompts"}
+"""A setting that speaks of one's own model or data selects the group member that has no tiny defaults."""
+
+
+def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Turn typed arguments into Hydra's, or say everything that is wrong with them.
+
+    Settings become ``++key=value``: the typed sections know which keys exist, and name the nearest one. Hydra's own
+    flags and ``hydra.*`` pass as they are.
+
+    Args:
+        arguments: what stands behind the command's name.
+        groups: the members of each config group.
+
+    Raises:
+        ConfigError: for what cannot be parsed, and for members that do not exist.
+
+    >>> prepare(["optimizer.lr=1e-5", "algorithm=dapo"], {"algorithm": ["dapo", "grpo"]})
+    ['++optimizer.lr=1e-5', 'algorithm=dapo']
+    """
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides, problems = [], []
+    for text in (argument for argument in arguments if not argument.startswith("-")):
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            problems.append(f"{text}: {str(error).splitlines()[0]}; write key=value, in quotes where a list is meant")
+            continue
+        problems += list(_unknown_members(parsed, groups))
+        typed_setting = not (parsed.is_add() or parsed.is_delete() or parsed.is_force_add())
+        if typed_setting and parsed.key_or_group not in groups and not parsed.key_or_group.startswith("hydra."):
+            text = f"++{text}"
+        overrides.append(text)
+    if problems:
+        raise ConfigError(problems)
+    return flags + implied(overrides) + overrides
+
+
+def implied(overrides: Sequence[str]) -> list[str]:
+    """Group members that settings select, where none is chosen.
+
+    >>> implied(["++model.path=Qwen/Qwen3-0.6B-Base"])
+    ['model=local']
+    >>> implied(["++model.path=out/model", "model=tiny"])
+    []
+    """
+    keys = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
+    return [choice for key, choice in IMPLIED.items() if key in keys and choice.split("=")[0] not in keys]
+
+
+def _unknown_members(override: Override, groups: Mapping[str, Sequence[str]]) -> Iterable[str]:
+    group = override.key_or_group
+    if group not in groups or override.is_delete():
+        return
+    value = override.value()
+    if override.is_sweep_override():
+        chosen = [str(member) for member in override.sweep_string_iterator()]
+    else:
+        chosen = value if isinstance(value, list) else [value]
+    for member in chosen:
+        if isinstance(member, str) and member not in groups[group] and not member.startswith("["):
+            yield f"{group}={member}: there is no such member of {group}; {suggest(member, groups[group])}"

@@ -1,0 +1,37 @@
+"""What every sampler promises: prompts in, a rollout out, and new weights when the policy has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import nn
+
+from r1lit.types import Group, Prompt, Rollout, Sampling
+
+OnGroup = Callable[[int, Group], None]
+"""Called with a prompt's index and its finished group, while other groups may still be decoding."""
+
+
+class Sampler(Protocol):
+    """Draws completions from a policy."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        seed: int,
+        on_group: OnGroup | None = None,
+    ) -> Rollout:
+        """Draw ``group_size`` completions of each of the B prompts.
+
+        The same seed, prompts and weights give the same tokens. ``on_group(b, group)`` is called exactly once a
+        prompt, as soon as its last completion is finished.
+        """
+        ...
+
+    def load_weights(self, policy: nn.Module) -> None:
+        """Sample from ``policy``'s weights from now on."""
+        ...

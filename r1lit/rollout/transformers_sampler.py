@@ -1,0 +1,123 @@
+"""The in-process sampler: completions from any causal LM of transformers, sharing the policy's own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from r1lit.models.loading import copy_weights, stop_ids
+from r1lit.rollout.decoding import Decoder, Drawn, decode
+from r1lit.rollout.draw import UniformStream
+from r1lit.rollout.grouping import GroupCollector
+from r1lit.rollout.sampler import OnGroup
+from r1lit.types import Prompt, Rollout, Sampling
+
+
+class TransformersSampler:
+    """Draws completions in this process, from the very weights that are trained.
+
+    Each prompt is prefilled once and its keys and values are cloned for its group; finished rows leave the batch.
+
+    Args:
+        model: the policy. It samples with dropout off and without gradients; its training flags are put back after.
+        tokenizer: decodes completions, and says what ends one.
+        max_batch_rows: the most completions decoded together; what is sampled does not depend on it.
+
+    Raises:
+        ValueError: if ``max_batch_rows`` is below 1, or nothing is known to end a completion.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_batch_rows: int = 512):
+        if max_batch_rows < 1:
+            raise ValueError(f"max_batch_rows={max_batch_rows}, but a batch has rows; set it to 1 or more")
+        self.model, self.tokenizer, self.max_batch_rows = model, tokenizer, max_batch_rows
+        self.stops = stop_ids(model, tokenizer)
+
+    def load_weights(self, policy: nn.Module) -> None:
+        """Sample from ``policy``'s weights from now on: nothing to do where it is the sampler's own model."""
+        if policy is not self.model:
+            copy_weights(policy, self.model)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        seed: int,
+        on_group: OnGroup | None = None,
+    ) -> Rollout:
+        """Draw ``group_size`` completions of each of the B prompts; see :class:`r1lit.rollout.sampler.Sampler`.
+
+        Raises:
+            ValueError: without prompts, completions or tokens to draw, or if a prompt leaves no room for them.
+            FloatingPointError: if the model's logits are not finite.
+        """
+        self._check(prompts, group_size, sampling)
+        device = self.model.get_input_embeddings().weight.device
+        drawn = Drawn.empty(len(prompts) * group_size, sampling.max_tokens, self._pad, device)
+        stops = torch.tensor(self.stops, device=device)
+        groups = GroupCollector(prompts, group_size, drawn, self.tokenizer, self.stops, on_group)
+        with _evaluating(self.model):
+            for rows in _batches(len(prompts), group_size, self.max_batch_rows):
+                first, last = rows[0] // group_size, rows[-1] // group_size
+                decoder = Decoder(
+                    self.model,
+                    [prompt.ids for prompt in prompts[first : last + 1]],
+                    [row // group_size - first for row in rows],
+                    sampling.max_tokens,
+                    self._pad,
+                )
+                uniforms = UniformStream(seed, len(prompts) * group_size, device)
+                where = torch.tensor(rows, device=device)
+                decode(decoder, where, drawn, uniforms, stops, sampling, groups.finish)
+        return groups.rollout(sampling)
+
+    @property
+    def _pad(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.stops[0] if pad is None else pad
+
+    def _check(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling) -> None:
+        if not prompts:
+            raise ValueError("0 prompts, but a rollout needs at least one; check the data's filters")
+        if group_size < 1:
+            raise ValueError(f"group_size={group_size}, but each prompt gets a completion; set it to 1 or more")
+        if sampling.max_tokens < 1:
+            raise ValueError(f"max_tokens={sampling.max_tokens}, but a completion has a token; set it to 1 or more")
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = max(prompts, key=lambda prompt: len(prompt.ids))
+        if room and len(longest.ids) + sampling.max_tokens > room:
+            raise ValueError(
+                f"a prompt of {len(longest.ids)} tokens ({longest.origin or 'origin unknown'}) and max_tokens="
+                f"{sampling.max_tokens} need more than the model's {room} positions; lower max_tokens or drop it"
+            )
+
+
+def _batches(prompts: int, group_size: int, max_rows: int) -> Iterator[list[int]]:
+    """Row numbers of each batch: whole groups where one fits, so that each prompt is prefilled once."""
+    whole = max_rows // group_size * group_size
+    if whole:
+        total = prompts * group_size
+        yield from (list(range(start, min(start + whole, total))) for start in range(0, total, whole))
+        return
+    for b in range(prompts):
+        rows = list(range(b * group_size, (b + 1) * group_size))
+        yield from (rows[start : start + max_rows] for start in range(0, group_size, max_rows))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; outside, every submodule's own training flag again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,127 @@
+"""How good a model is on held-out prompts: pass@1, pass@k, cons@k, each with a confidence interval."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from r1lit.functional import majority_vote, mean_interval, pass_at_k
+from r1lit.rewards.format import is_formatted
+from r1lit.rewards.pool import RewardPool
+from r1lit.rollout.sampler import Sampler
+from r1lit.stages.settings import EvaluationSettings
+from r1lit.text.thinking import split
+from r1lit.types import Group, Prompt
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One prompt's samples and which of them are right.
+
+    Attributes:
+        group: the samples.
+        correct: k flags; a sample that could not be judged is not right.
+        unjudged: how many could not be judged.
+    """
+
+    group: Group
+    correct: list[bool]
+    unjudged: int
+
+    @property
+    def task(self) -> str:
+        return str(self.group.prompt.columns.get("task") or "all")
+
+    def consensus(self) -> float:
+        """1 where the most frequent answer is right (cons@k), else 0."""
+        answers = [_normal(split(text).answer) for text in self.group.completions]
+        voted = majority_vote(answers)
+        return float(voted is not None and self.correct[answers.index(voted)])
+
+
+def evaluate(
+    sampler: Sampler,
+    rewards: RewardPool,
+    prompts: Sequence[Prompt],
+    settings: EvaluationSettings,
+    seed: int,
+    advance: Callable[[int], None] = lambda prompts: None,
+) -> list[Judged]:
+    """Sample ``k`` completions of each prompt and judge them by the reward named ``settings.metric``."""
+    judged: list[Judged] = []
+    for start in range(0, len(prompts), settings.batch_prompts):
+        batch = prompts[start : start + settings.batch_prompts]
+        rollout = sampler.generate(
+            batch, settings.k, settings.sampling, seed=hash((seed, start)) & 0x7FFFFFFF, on_group=rewards.submit
+        )
+        given = rewards.gather(rollout).column(settings.metric).view(len(batch), settings.k)
+        for group, values in zip(rollout.groups, given, strict=True):
+            judged.append(Judged(group, (values > 0.5).tolist(), int(torch.isnan(values).sum())))
+        advance(len(batch))
+    return judged
+
+
+def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
+    """The figures of an evaluation, for all prompts and by task; ``ci95`` and its like are 95 % intervals."""
+    by_task: defaultdict[str, list[Judged]] = defaultdict(list)
+    for item in judged:
+        by_task[item.task].append(item)
+    return _figures(judged) | {"by_task": {task: _figures(items) for task, items in sorted(by_task.items())}}
+
+
+def _figures(judged: Sequence[Judged]) -> dict[str, Any]:
+    k = len(judged[0].correct)
+    correct = [sum(item.correct) for item in judged]
+    completions = [text for item in judged for text in item.group.completions]
+    lengths = [len(ids) for item in judged for ids in item.group.completion_ids]
+    truncated = [flag for item in judged for flag in item.group.truncated]
+    figures: dict[str, Any] = {}
+    for name, interval_name, values in (
+        ("pass@1", "ci95", [right / k for right in correct]),
+        (f"pass@{k}", f"pass@{k}_ci95", pass_at_k(k, correct, k).tolist()),
+        (f"cons@{k}", f"cons@{k}_ci95", [item.consensus() for item in judged]),
+    ):
+        if name not in figures:
+            mean, low, high = mean_interval(values)
+            figures |= {name: mean, interval_name: [low, high]}
+    return figures | {
+        "mean_length": _mean(lengths),
+        "format": _mean(is_formatted(text) for text in completions),
+        "truncated": _mean(truncated),
+        "unjudged": sum(item.unjudged for item in judged),
+        "prompts": len(judged),
+        "samples": len(completions),
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _normal(answer: str | None) -> str | None:
+    return None if answer is None else " ".join(answer.split()).casefold()
+
+
+def rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """One record a sample, for ``samples.jsonl``."""
+    return [
+        {
+            "prompt": item.group.prompt.raw,
+            "expected": json.loads(json.dumps(item.group.prompt.columns.get("answer"), default=str)),
+            "task": item.task,
+            "completion": text,
+            "correct": right,
+            "truncated": cut,
+            "length": len(ids),
+        }
+        for item in judged
+        for text, right, cut, ids in zip(
+            item.group.completions, item.correct, item.group.truncated, item.group.completion_ids, strict=True
+        )
+    ]

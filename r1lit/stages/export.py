@@ -1,0 +1,31 @@
+"""The last checkpoint of a run, as a Hugging Face model directory."""
+
+from __future__ import annotations
+
+import torch
+
+from r1lit.callbacks.checkpointing import checkpoints
+from r1lit.models.loading import load_policy, save_model
+from r1lit.settings import ConfigError
+from r1lit.stages.settings import Run
+from r1lit.stages.summary import Summary
+
+
+def export(run: Run, summary: Summary) -> None:
+    """Write ``model/`` from the newest checkpoint of the run that ``resume`` names.
+
+    Raises:
+        ConfigError: where there is no run, or no checkpoint in it.
+    """
+    found = checkpoints(run.directory) if run.command.resume else []
+    if not found:
+        raise ConfigError(
+            [f"stage=export writes a run's last checkpoint, but {run.directory} has none; set resume=RUN_DIRECTORY"]
+        )
+    policy, tokenizer = load_policy(run.model)
+    state = torch.load(found[-1], map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "policy."
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    policy.load_state_dict(weights)
+    save_model(policy, tokenizer, run.directory / "model")
+    summary.say(f"{found[-1].name} is now in {run.directory / 'model'}")

@@ -1,0 +1,133 @@
+"""Train a policy with GRPO: pre-flight, measure, train, measure again, export."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
+from r1lit.callbacks.completions import CompletionsTable
+from r1lit.callbacks.evaluation import PeriodicEvaluation
+from r1lit.callbacks.progress import ProgressBar
+from r1lit.callbacks.recorder import Recorder, read_metrics
+from r1lit.data.module import PromptDataModule
+from r1lit.models.loading import save_model
+from r1lit.modules.grpo import GRPO
+from r1lit.settings import ConfigError
+from r1lit.stages.evaluate import evaluate, summarize
+from r1lit.stages.preflight import preflight
+from r1lit.stages.settings import Run
+from r1lit.stages.setup import Workbench, device_of, workbench
+from r1lit.stages.summary import Summary
+
+
+def fit(run: Run, summary: Summary) -> None:
+    """Run R1-Zero's loop; leaves a model directory, metrics, completions and a summary in the run's directory."""
+    with workbench(run) as bench:
+        summary.show_prompts(bench.prompts)
+        resumed = run.command.resume is not None
+        if run.preflight.enabled and not resumed:
+            summary.preflight(preflight(run, bench))
+        if run.evaluation.enabled and "before" not in summary.figures:
+            summary.evaluation("before", _measure(run, bench, summary))
+        module = build_module(run, bench)
+        data = PromptDataModule(
+            bench.prompts, batch_size=run.algorithm.prompts_per_step, steps=run.algorithm.steps, seed=run.command.seed
+        )
+        module.extra_prompts = data.stream.extra
+        start = time.perf_counter()
+        trainer = build_trainer(run, bench, summary)
+        trainer.fit(module, datamodule=data, ckpt_path=_checkpoint(run), weights_only=True)
+        summary.training(read_metrics(run.directory / "metrics.jsonl"), time.perf_counter() - start)
+        if run.evaluation.enabled:
+            summary.evaluation("after", _measure(run, bench, summary))
+        save_model(bench.policy, bench.tokenizer, run.directory / "model")
+
+
+def build_module(run: Run, bench: Workbench) -> GRPO:
+    """The algorithm on this run's model."""
+    return GRPO(
+        policy=bench.policy,
+        sampler=bench.sampler,
+        rewards=bench.rewards,
+        algorithm=run.algorithm,
+        optimizer=run.optimizer,
+        sampling=run.rollout.sampling,
+        seed=run.command.seed,
+    )
+
+
+def build_trainer(run: Run, bench: Workbench, summary: Summary) -> lightning.Trainer:
+    """A Lightning trainer with r1lit's callbacks; the order matters: what adds to the metrics, then what writes them."""
+    callbacks: list[lightning.Callback] = [
+        ProgressBar(run.algorithm.steps, run.evaluation.metric, console=summary.console)
+    ]
+    if run.evaluation.every:
+        callbacks.append(PeriodicEvaluation(lambda: _scalars(_measure(run, bench, summary)), run.evaluation.every))
+    callbacks.append(Recorder(run.directory))
+    if run.completions.every:
+        callbacks.append(CompletionsTable(run.directory, run.completions.every))
+    callbacks.append(Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints))
+    device = device_of(run.trainer.accelerator)
+    precision = run.trainer.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return lightning.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            precision=precision,
+            max_epochs=1,
+            logger=build_loggers(run),
+            callbacks=callbacks,
+            default_root_dir=run.directory,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
+def build_loggers(run: Run) -> list[Logger]:
+    """The logger that ``logger=`` names, writing into the run's directory."""
+    directory, settings = str(run.directory), run.logger
+    kinds: dict[str, Callable[[], list[Logger]]] = {
+        "none": lambda: [],
+        "csv": lambda: [CSVLogger(directory, name="csv")],
+        "tensorboard": lambda: [TensorBoardLogger(directory, name="tensorboard")],
+        "wandb": lambda: [
+            WandbLogger(save_dir=directory, project=settings.project, group=settings.group, name=run.directory.name)
+        ],
+    }
+    try:
+        return kinds[settings.kind]()
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            [f"logger={settings.kind} needs a package that is not installed ({error.name}): pip install {error.name}"]
+        ) from error
+
+
+def _measure(run: Run, bench: Workbench, summary: Summary) -> dict[str, Any]:
+    prompts = bench.prompts.validation[: run.evaluation.prompts]
+    with summary.progress("evaluating", len(prompts)) as advance:
+        judged = evaluate(bench.sampler, bench.rewards, prompts, run.evaluation, run.command.seed, advance)
+    return summarize(judged)
+
+
+def _scalars(figures: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
+
+
+def _checkpoint(run: Run) -> str | None:
+    if run.command.resume is None:
+        return None
+    found = checkpoints(run.directory)
+    return str(found[-1]) if found else None
+

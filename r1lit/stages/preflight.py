@@ -1,0 +1,111 @@
+"""Can this model learn from these prompts? A look before the hours are spent."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from r1lit.functional import has_variance, pass_at_k
+from r1lit.settings import UserError
+from r1lit.stages.settings import Run
+from r1lit.stages.setup import Workbench
+
+
+class NothingToLearnError(UserError):
+    """Every group of completions got one reward, so every advantage is zero."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The base model on a few training prompts.
+
+    Attributes:
+        prompts: how many were tried.
+        group_size: completions of each.
+        pass_1: share of completions that are right.
+        pass_k: share of prompts with a right completion among the group.
+        varied_groups: share of groups whose completions did not all get the same reward: the only ones that teach.
+        truncated: share of completions that ran into the length limit.
+        mean_reward: mean of the weighted sum of rewards.
+        shortest_prompt, longest_prompt: over all training prompts, in tokens.
+        memory_gb: estimate for weights, gradients, optimiser, reference, cache and activations.
+    """
+
+    prompts: int
+    group_size: int
+    pass_1: float
+    pass_k: float
+    varied_groups: float
+    truncated: float
+    mean_reward: float
+    shortest_prompt: int
+    longest_prompt: int
+    memory_gb: float
+
+    def figures(self) -> dict[str, float]:
+        """As a plain dictionary, for ``summary.json``."""
+        return asdict(self)
+
+
+def preflight(run: Run, bench: Workbench) -> Preflight:
+    """Sample a group for a few training prompts and see whether rewards tell completions apart.
+
+    Raises:
+        NothingToLearnError: where no group has any variance and the run is not forced.
+    """
+    prompts = bench.prompts.train[: run.preflight.prompts]
+    size = run.algorithm.group_size
+    rollout = bench.sampler.generate(
+        prompts, size, run.rollout.sampling, seed=run.command.seed, on_group=bench.rewards.submit
+    )
+    scored = bench.rewards.gather(rollout)
+    right = (scored.column(run.evaluation.metric) > 0.5).view(-1, size).sum(-1)
+    lengths = [len(prompt.ids) for prompt in bench.prompts.train]
+    found = Preflight(
+        prompts=len(prompts),
+        group_size=size,
+        pass_1=(right / size).mean().item(),
+        pass_k=pass_at_k(size, right, size).mean().item(),
+        varied_groups=has_variance(scored.columns, scored.weights, size).float().mean().item(),
+        truncated=rollout.truncated.float().mean().item(),
+        mean_reward=scored.totals.mean().item(),
+        shortest_prompt=min(lengths),
+        longest_prompt=max(lengths),
+        memory_gb=memory_estimate(run, bench, max(lengths)) / 1e9,
+    )
+    if found.varied_groups == 0 and not run.command.force:
+        raise NothingToLearnError(_advice(found))
+    return found
+
+
+def _advice(found: Preflight) -> str:
+    always = "every completion was right" if found.pass_1 == 1 else f"pass@1 is {found.pass_1:.1%}"
+    return (
+        f"nothing to learn: in 0 of {found.prompts} groups of {found.group_size} did the completions get different "
+        f"rewards (mean reward {found.mean_reward:.3f}, {always}, {found.truncated:.0%} truncated), and GRPO learns "
+        "from differences alone. "
+        + (
+            "Use harder prompts."
+            if found.pass_1 == 1
+            else "Use easier prompts, a stronger base (or a cold start by SFT), a larger algorithm.group_size, a longer "
+            "rollout.max_tokens, or a reward with partial credit."
+        )
+        + " To train all the same: force=true"
+    )
+
+
+def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
+    """Bytes a training step needs, the larger of its two phases: sampling (cache) and updating (activations)."""
+    config = bench.policy.config.get_text_config()
+    parameters = sum(parameter.numel() for parameter in bench.policy.parameters())
+    width = next(bench.policy.parameters()).element_size()
+    weights = parameters * width * (5 if run.algorithm.kl_coef else 4)
+    tokens = longest_prompt + run.rollout.max_tokens
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rows = min(run.rollout.max_batch_rows, run.algorithm.prompts_per_step * run.algorithm.group_size)
+    cache = 2 * config.num_hidden_layers * heads * head_width * rows * tokens * width
+    kept = 2 if run.model.gradient_checkpointing else 16
+    activations = kept * config.num_hidden_layers * config.hidden_size * tokens * run.algorithm.micro_batch_rows * width
+    head = 2 * 4 * config.vocab_size * min(tokens * run.algorithm.micro_batch_rows, 4096)
+    return float(weights + max(cache, activations + head))
+

@@ -1,0 +1,175 @@
+"""Settings of the command itself, and every section of a run put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from r1lit.data.prompts import DataSettings
+from r1lit.models.loading import ModelSettings
+from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
+from r1lit.rewards.spec import RewardSettings
+from r1lit.rollout.settings import RolloutSettings
+from r1lit.settings import ConfigError, Settings, parse, suggest
+from r1lit.types import Sampling
+
+
+class PreflightSettings(Settings):
+    """How many prompts are tried before a run, a group of completions each."""
+
+    enabled: bool = True
+    prompts: int = Field(16, ge=1)
+
+
+class EvaluationSettings(Settings):
+    """How a model is measured on held-out prompts.
+
+    Attributes:
+        enabled: measure before and after training.
+        metric: the reward that says whether a completion is right (above one half).
+        prompts: at most so many held-out prompts.
+        k: samples a prompt.
+        temperature: 0 is greedy.
+        top_p: 1 keeps the whole distribution.
+        max_tokens: longest completion.
+        batch_prompts: prompts decoded together.
+        every: steps between evaluations while training; 0 for none.
+    """
+
+    enabled: bool = True
+    metric: str = "accuracy"
+    prompts: int = Field(500, ge=1)
+    k: int = Field(16, ge=1)
+    temperature: float = Field(0.6, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(2048, ge=1)
+    batch_prompts: int = Field(32, ge=1)
+    every: int = Field(0, ge=0)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.max_tokens)
+
+
+class CompletionsSettings(Settings):
+    """Which steps' completions are saved; 0 for none."""
+
+    every: int = Field(10, ge=0)
+
+
+class TrainerSettings(Settings):
+    """Where the training runs, and how often it saves its state.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Lightning's name of an arithmetic; ``auto`` is bf16-mixed on CUDA and 32-true elsewhere.
+        checkpoint_every: steps between checkpoints; 0 for none.
+        keep_checkpoints: how many of the newest are kept.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
+    checkpoint_every: int = Field(50, ge=0)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class LoggerSettings(Settings):
+    """Where metrics go beside the run's metrics.jsonl."""
+
+    kind: Literal["csv", "tensorboard", "wandb", "none"] = "csv"
+    project: str = "r1lit"
+    group: str | None = None
+
+
+class CommandSettings(Settings):
+    """What the command does, under which name, from which seed."""
+
+    stage: Literal["fit", "evaluate", "preflight", "try_reward", "export"] = "fit"
+    name: str = "run"
+    runs: str = "runs"
+    seed: int = Field(0, ge=0)
+    resume: str | None = None
+    force: bool = False
+    workers: int = Field(1, ge=1)
+
+
+SECTIONS: Mapping[str, type[Settings]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "algorithm": AlgorithmSettings,
+    "rollout": RolloutSettings,
+    "optimizer": OptimizerSettings,
+    "trainer": TrainerSettings,
+    "logger": LoggerSettings,
+    "preflight": PreflightSettings,
+    "evaluation": EvaluationSettings,
+    "completions": CompletionsSettings,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Every setting of a run, typed and checked, and the directory that it fills."""
+
+    directory: Path
+    command: CommandSettings
+    model: ModelSettings
+    data: DataSettings
+    algorithm: AlgorithmSettings
+    rollout: RolloutSettings
+    optimizer: OptimizerSettings
+    trainer: TrainerSettings
+    logger: LoggerSettings
+    preflight: PreflightSettings
+    evaluation: EvaluationSettings
+    completions: CompletionsSettings
+    rewards: Mapping[str, RewardSettings]
+
+
+def read(config: Mapping[str, Any], directory: Path) -> Run:
+    """Turn a composed configuration into a run.
+
+    Raises:
+        ConfigError: with every mistake of every section.
+    """
+    problems: list[str] = []
+
+    def collect(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> dict[str, Settings]:
+        try:
+            return parse(sections, values)
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return {}
+
+    known = {*SECTIONS, *CommandSettings.model_fields, "reward"}
+    problems += [f"{key} is no setting; {suggest(key, known)}" for key in config if key not in known]
+    command = collect(
+        {"command": CommandSettings}, {"command": {k: v for k, v in config.items() if k in CommandSettings.model_fields}}
+    )
+    sections = collect(SECTIONS, {name: config.get(name) for name in SECTIONS})
+    chosen = config.get("reward") or {}
+    rewards = collect(dict.fromkeys(chosen, RewardSettings), chosen)
+    problems += _reward_problems(config, rewards)
+    if problems:
+        raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
+    return Run(directory=directory, rewards=rewards, **command, **sections)
+
+
+def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSettings]) -> list[str]:
+    chosen, stage = list(config.get("reward") or {}), config.get("stage", "fit")
+    if not chosen:
+        return ["no reward is chosen; set for instance 'reward=[accuracy,format]'"]
+    problems = []
+    if stage in ("fit", "preflight") and rewards and not any(reward.weight for reward in rewards.values()):
+        problems.append("every reward has weight 0, so nothing can be learned; set reward.<name>.weight above 0")
+    metric = (config.get("evaluation") or {}).get("metric", "accuracy")
+    if stage in ("fit", "evaluate", "preflight") and metric not in chosen:
+        problems.append(
+            f"evaluation.metric={metric}, but the rewards are {', '.join(chosen)}; choose one of them, or add "
+            f"{metric} with weight 0"
+        )
+    return problems

@@ -1,0 +1,69 @@
+"""What every stage needs, made from a run's settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lit.data.prompts import LoadedPrompts, load_prompts
+from r1lit.models.loading import load_policy
+from r1lit.rewards.accuracy import gold_problem
+from r1lit.rewards.pool import RewardPool
+from r1lit.rollout.transformers_sampler import TransformersSampler
+from r1lit.settings import ConfigError
+from r1lit.stages.settings import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A model, its tokenizer, prompts for it, a sampler on it, and the processes that score what it says."""
+
+    policy: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompts: LoadedPrompts
+    sampler: TransformersSampler
+    rewards: RewardPool
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that ``trainer.accelerator`` names.
+
+    Raises:
+        ConfigError: where it names a GPU and there is none.
+    """
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(["trainer.accelerator=gpu, but torch sees no GPU; set trainer.accelerator=auto"])
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def workbench(run: Run) -> Iterator[Workbench]:
+    """Start the reward processes, then load model and prompts while they come up; close the processes at the end."""
+    with RewardPool(run.rewards, workers=run.command.workers) as rewards:
+        policy, tokenizer = load_policy(run.model)
+        policy.to(device_of(run.trainer.accelerator))
+        checks = (gold_problem,) if "accuracy" in run.rewards else ()
+        prompts = load_prompts(run.data, tokenizer, checks)
+        _check_lengths(run, policy)
+        sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
+        yield Workbench(policy, tokenizer, prompts, sampler, rewards)
+
+
+def _check_lengths(run: Run, policy: PreTrainedModel) -> None:
+    limit = getattr(policy.config, "max_position_embeddings", None)
+    longest = run.data.max_prompt_tokens + max(run.rollout.max_tokens, run.evaluation.max_tokens)
+    if limit and longest > limit:
+        raise ConfigError(
+            [
+                f"data.max_prompt_tokens={run.data.max_prompt_tokens} and the longest completion make {longest} tokens, "
+                f"but the model has {limit} positions; lower rollout.max_tokens, evaluation.max_tokens or "
+                "data.max_prompt_tokens"
+            ]
+        )

@@ -1,0 +1,96 @@
+"""What a run leaves in words and figures: ``summary.json``, and the same in the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import r1lit
+from r1lit.data.prompts import LoadedPrompts
+from r1lit.stages.preflight import Preflight
+
+PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "math-verify", "reasoning-gym")
+
+
+class Summary:
+    """Collects a run's figures, writes them after each addition, and shows them as they come."""
+
+    def __init__(self, directory: Path, console: Console | None = None):
+        self.path = directory / "summary.json"
+        self.console = console or Console(stderr=True)
+        self.figures: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.figures |= {"status": "running", "versions": versions()}
+
+    def add(self, **figures: Any) -> None:
+        """Put figures in and save: whole or not at all."""
+        self.figures |= figures
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.figures, indent=2) + "\n")
+        os.replace(part, self.path)
+
+    def say(self, text: str) -> None:
+        """One line for the person who waits."""
+        self.console.print(text, highlight=False, markup=False)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar that vanishes when it is done; gives the function that moves it on."""
+        columns = (TextColumn(label), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda count: bar.advance(task, count)
+
+    def show_prompts(self, prompts: LoadedPrompts) -> None:
+        """How many prompts there are, and how many rows were left out for what."""
+        self.say(f"prompts: {len(prompts.train)} to train on, {len(prompts.validation)} held out; {prompts.report}")
+
+    def preflight(self, found: Preflight) -> None:
+        """The pre-flight's figures."""
+        self.add(preflight=found.figures())
+        self.say(
+            f"pre-flight: pass@1 {found.pass_1:.2f}, pass@{found.group_size} {found.pass_k:.2f} on {found.prompts} prompts; "
+            f"{found.varied_groups:.0%} of groups have something to teach; {found.truncated:.0%} truncated; prompts of "
+            f"{found.shortest_prompt}-{found.longest_prompt} tokens; about {found.memory_gb:.2g} GB needed"
+        )
+
+    def evaluation(self, when: str, figures: dict[str, Any]) -> None:
+        """The measures before or after training."""
+        self.add(**{when: figures})
+        low, high = figures["ci95"]
+        self.say(
+            f"{when} training: pass@1 {figures['pass@1']:.3f} [{low:.3f}, {high:.3f}], mean length "
+            f"{figures['mean_length']:.1f}, format {figures['format']:.2f}"
+        )
+
+    def training(self, steps: Sequence[dict[str, Any]], seconds: float) -> None:
+        """Steps, tokens and seconds by phase, added up over the metrics of every step."""
+        phases = sorted({name for step in steps for name in step if name.startswith("time/")} - {"time/step"})
+        self.add(
+            steps=len(steps),
+            tokens=sum(int(step["num_tokens"]) for step in steps),
+            updates_skipped=sum(step.get("updates_skipped") or 0.0 for step in steps),
+            seconds={
+                "fit": seconds,
+                "step": sum(step["time/step"] for step in steps),
+                **{name.removeprefix("time/"): sum(step.get(name) or 0.0 for step in steps) for name in phases},
+            },
+        )
+
+
+def versions() -> dict[str, str]:
+    """The versions a run depends on."""
+    return {
+        "r1lit": r1lit.__version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+    }
+

@@ -1,0 +1,38 @@
+"""Shared by all tests: the threads they may use, a small random policy, and the command as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Test processes run side by side with reward workers; spinning threads would slow all of them down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def r1lit(tmp_path):
+    """Run the ``r1lit`` command in an empty directory, as a user would; gives the finished process."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, check: bool = True, timeout: float = 240, **environment: str):
+        done = subprocess.run(
+            [sys.executable, "-m", "r1lit", *arguments],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        if check:
+            assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run

@@ -1,0 +1,249 @@
+"""The algorithm as a whole, on a small random policy: gradients, seeds, resampling, and what happens when it diverges."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from r1lit.models.loading import ModelSettings, load_policy
+from r1lit.modules.experience import split
+from r1lit.modules.grpo import GRPO, TrainingDivergedError
+from r1lit.modules.metrics import Means
+from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
+from r1lit.rollout.transformers_sampler import TransformersSampler
+from r1lit.types import Prompt, Sampling, Scored
+
+
+class EvenTokens:
+    """Rewards the share of even token ids: a signal that any random policy has variance in, judged in this process."""
+
+    def __init__(self, uniform: frozenset[int] = frozenset()):
+        self.uniform, self.seen = uniform, Counter()
+
+    def submit(self, index, group):
+        self.seen[index] += 1
+
+    def gather(self, rollout):
+        values = [
+            [0.5 if group.prompt.columns["number"] in self.uniform else sum(i % 2 == 0 for i in ids) / len(ids)]
+            for group in rollout.groups
+            for ids in group.completion_ids
+        ]
+        return Scored(rollout, ("even",), torch.tensor([1.0]), torch.tensor(values))
+
+
+def prompts(count: int = 4, start: int = 0) -> list[Prompt]:
+    return [Prompt(ids=tuple(range(5, 9 + n % 3)), raw=str(n), columns={"number": n}) for n in range(start, start + count)]
+
+
+def build(rewards=None, lr: float = 1e-3, sampling: Sampling = Sampling(max_tokens=12), **algorithm) -> GRPO:
+    policy, tokenizer = load_policy(ModelSettings(path="tiny"))
+    settings = AlgorithmSettings(**{"steps": 2, "prompts_per_step": 4, "group_size": 4, **algorithm})
+    return GRPO(
+        policy=policy,
+        sampler=TransformersSampler(policy, tokenizer),
+        rewards=rewards or EvenTokens(),
+        algorithm=settings,
+        optimizer=OptimizerSettings(lr=lr),
+        sampling=sampling,
+        seed=3,
+    )
+
+
+def train(module: GRPO, batches) -> None:
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+
+
+def gradients(module: GRPO, rows: int) -> list[torch.Tensor]:
+    """The gradient of one whole update, accumulated in micro-batches of ``rows`` rows."""
+    from r1lit.functional import policy_loss
+    from r1lit.models.logprobs import completion_logprobs
+
+    experience = module.annotate(module.score(prompts(), 0))
+    minibatch = experience.minibatch(torch.arange(16), module.algorithm.aggregation, module.sampling.max_tokens)
+    module.zero_grad()
+    for part in split(minibatch, rows):
+        logprobs, _ = completion_logprobs(module.policy, part.input_ids, part.target_mask, part.completion_mask, 1.0)
+        policy_loss(
+            logprobs, part.old_logprobs, part.ref_logprobs, part.advantages, part.weights, part.weights > 0,
+            module.algorithm.objective,
+        )[0].backward()
+    return [parameter.grad.clone() for parameter in module.policy.parameters()]
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant", "sum"])
+@pytest.mark.parametrize("ratio_level", ["token", "sequence"])
+def test_the_micro_batch_size_never_changes_the_gradient(aggregation, ratio_level):
+    module = build(aggregation=aggregation, ratio_level=ratio_level, kl_coef=0.1, minibatches=2)
+    torch.manual_seed(0)
+    for parameter in module.policy.parameters():
+        parameter.data.add_(1e-3 * torch.randn_like(parameter))
+    whole = gradients(module, 16)
+    assert sum(gradient.abs().sum() for gradient in whole) > 0
+    for rows in (1, 3, 5):
+        for part, expected in zip(gradients(module, rows), whole, strict=True):
+            torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_gradient_is_the_papers_by_hand():
+    """GRPO on-policy, with KL, by the plain log-softmax of whole logits, a loop over rows and torch.std."""
+    module = build(kl_coef=0.1, aggregation="sequence")
+    with torch.no_grad():
+        for parameter in module.reference.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    ours = gradients(module, 5)
+    scored = module.score(prompts(), 0)
+    rewards = scored.totals.view(4, 4)
+    advantages = ((rewards - rewards.mean(-1, keepdim=True)) / (rewards.std(-1, keepdim=True) + 1e-4)).flatten()
+    module.zero_grad()
+    loss = 0.0
+    rows = [(group.prompt.ids, ids) for group in scored.rollout.groups for ids in group.completion_ids]
+    for (prompt, completion), advantage in zip(rows, advantages, strict=True):
+        ids, at = torch.tensor([[*prompt, *completion]]), range(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        targets = torch.tensor(completion)[:, None]
+
+        def logprobs(model, ids=ids, at=at, targets=targets):
+            return model(ids).logits[0, list(at)].log_softmax(-1).gather(-1, targets)[:, 0]
+
+        new = logprobs(module.policy)
+        with torch.no_grad():
+            ref = logprobs(module.reference)
+        kl = torch.exp(ref - new) - (ref - new) - 1
+        loss = loss + (-torch.exp(new - new.detach()) * advantage + 0.1 * kl).mean() / len(rows)
+    loss.backward()
+    for mine, parameter in zip(ours, module.policy.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_same_seed_trains_to_the_same_bits_and_another_does_not():
+    def final(seed: int) -> list[torch.Tensor]:
+        module = build(minibatches=2, kl_coef=0.01)
+        module.seed = seed
+        train(module, [(0, prompts()), (1, prompts(start=4))])
+        return [parameter.detach().clone() for parameter in module.policy.parameters()]
+
+    first, again, other = final(3), final(3), final(4)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_training_raises_the_reward():
+    module = build(steps=12, minibatches=2, lr=3e-3, group_size=16)
+    means = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            means.append(module.metrics["reward"])
+
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Watch()],
+    )
+    batches = [(step, prompts(start=4 * step)) for step in range(12)]
+    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    assert len(means) == 12
+    assert sum(means[-3:]) / 3 > sum(means[:3]) / 3 + 0.1
+
+
+def test_the_samplers_logprobs_are_those_of_a_fresh_forward():
+    module = build(minibatches=2, sampling=Sampling(temperature=0.7, max_tokens=12))
+    rollout = module.score(prompts(), 0).rollout
+    fresh = module.logprobs_under(module.policy, rollout)
+    torch.testing.assert_close(module.sampling_logprobs(rollout), fresh, rtol=0, atol=2e-5)
+
+
+def test_truncated_sampling_recomputes_the_old_logprobs():
+    module = build(minibatches=2, sampling=Sampling(top_p=0.5, max_tokens=12))
+    rollout = module.score(prompts(), 0).rollout
+    old = module.sampling_logprobs(rollout)
+    assert (old - rollout.logprobs).abs().max() > 0.01
+    torch.testing.assert_close(old, module.logprobs_under(module.policy, rollout))
+
+
+def test_the_reference_follows_every_so_many_steps():
+    module = build(steps=3, kl_coef=0.01, reference_refresh=2)
+    initial = [p.detach().clone() for p in module.reference.parameters()]
+    seen = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            reference, policy = list(module.reference.parameters()), list(module.policy.parameters())
+            seen.append(
+                (
+                    all(torch.equal(a, b) for a, b in zip(reference, initial, strict=True)),
+                    all(torch.equal(a, b) for a, b in zip(reference, policy, strict=True)),
+                )
+            )
+
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Watch()],
+    )
+    batches = [(step, prompts()) for step in range(3)]
+    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    assert seen == [(True, False), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize("choice", ["keep", "skip", "resample"])
+def test_uniform_groups(choice):
+    module = build(rewards=EvenTokens(uniform=frozenset({1, 2, 101})), uniform_groups=choice, max_resamples=2)
+    module.extra_prompts = lambda step, round: prompts(start=100 * round)
+    scored, figures = module.sample(0, prompts())
+    experience = module.annotate(scored)
+    numbers = [group.prompt.columns["number"] for group in experience.scored.rollout.groups]
+    assert numbers == {"keep": [0, 1, 2, 3], "skip": [0, 3], "resample": [0, 3, 100, 102]}[choice]
+    assert len(experience.advantages) == 4 * len(numbers)
+    if choice == "resample":
+        assert figures == {"sampling/rounds": 2.0, "sampling/missing": 0.0}
+        assert bool((experience.advantages.view(-1, 4).abs().sum(-1) > 0).all())
+
+
+def test_resampling_is_bounded():
+    everything = frozenset(range(1000))
+    module = build(rewards=EvenTokens(uniform=everything - {0, 100}), uniform_groups="resample", max_resamples=2)
+    module.extra_prompts = lambda step, round: prompts(start=100 * round)
+    scored, figures = module.sample(0, prompts())
+    assert [group.prompt.columns["number"] for group in scored.rollout.groups] == [0, 100]
+    assert figures == {"sampling/rounds": 3.0, "sampling/missing": 2.0}
+
+
+def test_truncated_completions_can_be_left_out_of_the_loss():
+    module = build(mask_truncated=True, sampling=Sampling(max_tokens=3))
+    experience = module.annotate(module.score(prompts(), 0))
+    truncated = experience.scored.rollout.truncated
+    assert truncated.any()
+    assert not experience.trained[truncated].any()
+    assert torch.equal(experience.trained[~truncated], experience.scored.rollout.completion_mask[~truncated])
+
+
+def test_an_update_that_is_not_finite_is_skipped_then_stops_the_run():
+    module = build(max_skipped_updates=2, steps=3)
+    before = [p.detach().clone() for p in module.policy.parameters()]
+    annotate = module.annotate
+
+    def poisoned(scored):
+        experience = annotate(scored)
+        experience.advantages[0] = math.nan
+        return experience
+
+    module.annotate = poisoned
+    with pytest.raises(TrainingDivergedError, match="2 updates in a row"):
+        train(module, [(step, prompts()) for step in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
+    assert all(torch.isfinite(p).all() for p in module.policy.parameters())
+
+
+def test_means_add_up_over_micro_batches():
+    means = Means()
+    means.add({"kl": (torch.tensor(2.0), torch.tensor(4.0)), "lr": (0.1, 1.0)})
+    means.add({"kl": (torch.tensor(1.0), torch.tensor(2.0)), "lr": (0.3, 1.0)})
+    assert means.read() == pytest.approx({"kl": 0.5, "lr": 0.2})
