@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 import time
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import r1lit
 from r1lit.overrides import prepare
+from r1lit.rewards.targets import plugin_paths
 from r1lit.settings import ConfigError, UserError, suggest
 
 PACKAGE = Path(r1lit.__file__).parent
@@ -33,20 +33,11 @@ def config_directory() -> str:
     return str(inside if inside.is_dir() else PACKAGE.parent / "conf")
 
 
-def plugin_folders() -> list[Path]:
-    """Folders with drop-in rewards: ``plugins`` in the working directory, and those that R1LIT_PLUGINS names."""
-    named = [Path(part) for part in os.environ.get("R1LIT_PLUGINS", "").split(os.pathsep) if part]
-    missing = [str(path) for path in named if not path.is_dir()]
-    if missing:
-        raise ConfigError([f"R1LIT_PLUGINS names {', '.join(missing)}, which is no folder; correct or unset it"])
-    return [path.resolve() for path in [Path("plugins"), *named] if path.is_dir()]
-
-
 class PluginSearchPath(SearchPathPlugin):
     """Lets Hydra find the YAML of drop-in rewards."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in plugin_folders():
+        for folder in plugin_paths():
             if (folder / "conf").is_dir():
                 search_path.append("r1lit-plugins", f"file://{folder / 'conf'}")
 
@@ -83,7 +74,9 @@ def resumed(arguments: list[str]) -> list[str]:
     if not saved.is_file():
         siblings = [str(path) for path in directory.parent.glob("*") if path.is_dir()]
         raise ConfigError([f"resume={directory} is not the directory of a run; {suggest(str(directory), siblings)}"])
-    before = [o for o in yaml.safe_load(saved.read_text()) if not o.lstrip("+").startswith(("resume=", "hydra.run.dir="))]
+    before = [
+        o for o in yaml.safe_load(saved.read_text()) if not o.lstrip("+").startswith(("resume=", "hydra.run.dir="))
+    ]
     return [*before, *arguments, f"hydra.run.dir={directory}"]
 
 
@@ -126,9 +119,6 @@ def main() -> None:
     OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
     Plugins.instance().register(PluginSearchPath)
     try:
-        for folder in reversed([Path.cwd(), *plugin_folders()]):
-            if str(folder) not in sys.path:
-                sys.path.insert(0, str(folder))
         sys.argv[1:] = prepare(resumed(sys.argv[1:]), config_groups())
     except UserError as error:
         _leave(error)

@@ -23,10 +23,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-warnings.filterwarnings("ignore")
-
 import lightning
 import torch
 import transformers
@@ -93,7 +89,9 @@ def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool) -
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    batches = [(step, prompts[step * options.prompts : (step + 1) * options.prompts]) for step in range(options.steps + 1)]
+    batches = [
+        (step, prompts[step * options.prompts : (step + 1) * options.prompts]) for step in range(options.steps + 1)
+    ]
     trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
     return clock.steps[1:]
 
@@ -151,7 +149,11 @@ def run_trl(options: argparse.Namespace, rows: list[dict]) -> list[Phases]:
         )
         data = Dataset.from_list([{**row, "prompt": render(TEMPLATE, row["prompt"])} for row in rows])
         trainer = trl.GRPOTrainer(
-            model=model, processing_class=tokenizer, reward_funcs=[accuracy, format_reward], args=config, train_dataset=data
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=[accuracy, format_reward],
+            args=config,
+            train_dataset=data,
         )
         stopwatch = Stopwatch(trainer, options.updates * config.gradient_accumulation_steps)
         trainer.train()
@@ -213,7 +215,12 @@ class StepEnd(transformers.TrainerCallback):
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
-        ("rounds", 5), ("steps", 4), ("prompts", 16), ("group", 16), ("updates", 2), ("max-tokens", 64),
+        ("rounds", 5),
+        ("steps", 4),
+        ("prompts", 16),
+        ("group", 16),
+        ("updates", 2),
+        ("max-tokens", 64),
         ("micro-batch-rows", 128),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -223,6 +230,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    warnings.filterwarnings("ignore")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for name in ("lightning.pytorch", "transformers", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     rows = list(generate(options.prompts * (options.steps + 1), seed=7))

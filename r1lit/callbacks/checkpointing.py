@@ -49,7 +49,7 @@ class Checkpointer(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        done = batch[0] + 1
+        done = batch.step + 1
         finished = done == module.algorithm.steps
         if self._signum is not None or (self.every and (done % self.every == 0 or finished)):
             self.save(trainer, done)
@@ -61,6 +61,7 @@ class Checkpointer(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"step_{step:06d}.ckpt"
         part = target.with_suffix(".part")
+        trainer.datamodule.start_step = step
         try:
             trainer.save_checkpoint(part)
             os.replace(part, target)

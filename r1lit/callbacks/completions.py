@@ -23,7 +23,7 @@ class CompletionsTable(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = batch[0]
+        step = batch.step
         if step % self.every == 0 or step + 1 == module.algorithm.steps:
             self.folder.mkdir(exist_ok=True)
             pq.write_table(table(step, module.experience), self.folder / f"step_{step:06d}.parquet")

@@ -20,5 +20,5 @@ class PeriodicEvaluation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch[0] + 1) % self.every == 0:
+        if (batch.step + 1) % self.every == 0:
             module.metrics |= {f"validation/{name}": value for name, value in self.evaluate().items()}

@@ -55,7 +55,7 @@ class ProgressBar(Callback):
         tokens = int(module.experience.scored.rollout.lengths.sum())
         module.metrics |= {"time/step": seconds, "num_tokens": tokens, "perf/tokens_per_second": tokens / seconds}
         self._recent.append(module.metrics)
-        done = batch[0] + 1
+        done = batch.step + 1
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=self.figures())
         elif done % self.every == 0 or done in (1, self.steps):

@@ -27,7 +27,7 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.record(trainer, batch[0], module.metrics)
+        self.record(trainer, batch.step, module.metrics)
 
     def record(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Write the metrics of one step; a value that is not finite becomes null, which JSON has."""

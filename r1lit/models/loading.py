@@ -37,7 +37,8 @@ class ModelSettings(Settings):
     Attributes:
         path: a local folder, a name on the Hugging Face hub, or ``tiny``, the embedded base model.
         dtype: of the master weights; ``auto`` is what the files hold.
-        attention: ``auto`` takes flash-attention where it is installed and usable, else torch's own (sdpa).
+        attention: ``auto`` takes flash-attention where it is installed and usable, else torch's own (sdpa)
+            where the architecture has it, else eager.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
     """
 
@@ -174,14 +175,15 @@ def _require_causal(config, name: str) -> None:
         )
 
 
-def _attention(settings: ModelSettings, config) -> str:
+def _attention(settings: ModelSettings, config) -> str | None:
     if settings.attention in ("sdpa", "eager"):
         return settings.attention
     dtype = config.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     installed = find_spec("flash_attn") is not None
     usable = installed and torch.cuda.is_available() and dtype in HALF
     if settings.attention == "auto":
-        return "flash_attention_2" if usable else "sdpa"
+        # None is sdpa where the architecture has it, else eager.
+        return "flash_attention_2" if usable else None
     if not usable:
         raise ValueError(
             f"model.attention=flash_attention_2 with dtype={settings.dtype}, flash-attn "

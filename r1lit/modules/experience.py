@@ -75,7 +75,9 @@ def collate(rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
     starts = torch.tensor([len(prompts[row]) for row in indices], device=device)
     ends = starts + rollout.lengths[rows]
     sequences = [
-        torch.cat([torch.tensor(prompts[row], device=device), rollout.completion_ids[row][rollout.completion_mask[row]]])
+        torch.cat(
+            [torch.tensor(prompts[row], device=device), rollout.completion_ids[row][rollout.completion_mask[row]]]
+        )
         for row in indices
     ]
     input_ids = pad_sequence(sequences, batch_first=True)
@@ -87,10 +89,7 @@ def split(minibatch: Minibatch, rows: int) -> Iterator[Minibatch]:
     """Cut a minibatch into micro-batches of at most ``rows`` rows, each as narrow as its longest row allows."""
     for start in range(0, len(minibatch.advantages), rows):
         part = Minibatch(
-            **{
-                name: None if value is None else value[start : start + rows]
-                for name, value in vars(minibatch).items()
-            }
+            **{name: None if value is None else value[start : start + rows] for name, value in vars(minibatch).items()}
         )
         length = int(part.target_mask.any(0).nonzero().max()) + 1
         width = int(part.completion_mask.sum(-1).max())

@@ -103,12 +103,15 @@ class GRPO(lightning.LightningModule):
         while (missing := len(prompts) - sum(len(part.rollout.groups) for part in parts)) > 0:
             if rounds == self.algorithm.max_resamples:
                 break
+            scored = self.score(self.extra_prompts(step, rounds), self.step_seed(step, 1 + rounds))
             rounds += 1
-            scored = self.score(self.extra_prompts(step, rounds), self.step_seed(step, rounds))
             useful = self.varied(scored)
             parts.append(keep_groups(scored, useful & (useful.cumsum(0) <= missing)))
         kept = [part for part in parts if part.rollout.groups]
-        return concatenate(kept) if kept else scored, {"sampling/rounds": 1.0 + rounds, "sampling/missing": float(missing)}
+        return concatenate(kept) if kept else scored, {
+            "sampling/rounds": 1.0 + rounds,
+            "sampling/missing": float(missing),
+        }
 
     def score(self, prompts: Sequence[Prompt], seed: int) -> Scored:
         """Sample a group for each prompt; rewards judge each group as soon as its last completion has ended."""

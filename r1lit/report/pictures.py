@@ -43,12 +43,17 @@ def _curve(axes: Axes, steps: Sequence[dict[str, Any]], name: str, label: str, c
         return
     at, values = zip(*points, strict=True)
     window = max(1, len(values) // 20)
-    smooth = [sum(values[max(0, i - window + 1) : i + 1]) / len(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
+    smooth = [
+        sum(values[max(0, i - window + 1) : i + 1]) / len(values[max(0, i - window + 1) : i + 1])
+        for i in range(len(values))
+    ]
     axes.plot(at, values, color=colour, alpha=0.25, linewidth=1)
     axes.plot(at, smooth, color=colour, label=label)
 
 
-def _held_out(axes: Axes, steps: Sequence[dict[str, Any]], summary: dict[str, Any], name: str, interval: str | None) -> None:
+def _held_out(
+    axes: Axes, steps: Sequence[dict[str, Any]], summary: dict[str, Any], name: str, interval: str | None
+) -> None:
     points = [(0, summary.get("before")), (steps[-1]["step"] + 1, summary.get("after"))]
     points[1:1] = [
         (step["step"] + 1, {name: step[f"validation/{name}"]}) for step in steps if f"validation/{name}" in step

@@ -20,7 +20,9 @@ def evaluation_table(measured: dict[str, dict[str, Any]]) -> Table:
         table.add_row(name, *(_with_interval(figures[name], figures[interval]) for figures in measured.values()))
     for task in first["by_task"] if len(first["by_task"]) > 1 else ():
         cells = [figures["by_task"].get(task) for figures in measured.values()]
-        table.add_row(f"pass@1 {task}", *(_with_interval(cell["pass@1"], cell["ci95"]) if cell else "" for cell in cells))
+        table.add_row(
+            f"pass@1 {task}", *(_with_interval(cell["pass@1"], cell["ci95"]) if cell else "" for cell in cells)
+        )
     for name, form in (("format", ".2f"), ("mean_length", ".1f"), ("truncated", ".2f")):
         table.add_row(name.replace("_", " "), *(format(figures[name], form) for figures in measured.values()))
     return table

@@ -51,7 +51,7 @@ class Drawn:
         """Note step t of the rows int64 [n], where ``active`` bool [n]; the others keep their padding."""
         self.ids[rows, t] = ids
         self.mask[rows, t] = active
-        self.logprobs[rows, t] = logprobs * active
+        self.logprobs[rows, t] = logprobs.where(active, 0.0)
 
 
 class Decoder:
@@ -105,9 +105,7 @@ class Decoder:
     def _forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         options = {"position_ids": self._positions, "logits_to_keep": 1}
         options = {name: value for name, value in options.items() if name in self._accepts}
-        outputs = self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=self._cache, use_cache=True, **options
-        )
+        outputs = self.model(input_ids=ids, attention_mask=mask, past_key_values=self._cache, use_cache=True, **options)
         return outputs.logits[:, -1]
 
     def _takes_one_mask(self) -> bool:

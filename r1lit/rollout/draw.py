@@ -54,11 +54,10 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
         return ids, logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
-    logits = logits - logits.amax(-1, keepdim=True)
     if sampling.top_p >= 1:
-        return _invert(logits, logits.exp(), uniforms)
-    ranked, order = logits.sort(-1, descending=True, stable=True)
-    ids, logprobs = _invert(ranked, _nucleus(ranked.softmax(-1), sampling.top_p), uniforms)
+        return _invert((logits - logits.amax(-1, keepdim=True)).exp(), uniforms)
+    ranked, order = logits.sort(dim=-1, descending=True, stable=True)
+    ids, logprobs = _invert(_nucleus(ranked.softmax(-1), sampling.top_p), uniforms)
     return order.gather(-1, ids[:, None])[:, 0], logprobs
 
 
@@ -69,12 +68,12 @@ def _nucleus(ranked: Tensor, top_p: float) -> Tensor:
     return ranked.masked_fill(before >= top_p, 0)
 
 
-def _invert(logits: Tensor, weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """The first token whose cumulative weight exceeds ``uniform * total``, which is never one of weight 0."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]
     # u * total may round up to the total itself, which no token's cumulative weight exceeds.
     target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
-    ids = torch.searchsorted(cumulative, target[:, None], right=True).clamp_(max=logits.shape[-1] - 1)
+    ids = torch.searchsorted(cumulative, target[:, None], right=True).clamp_(max=weights.shape[-1] - 1)
     chosen = weights.gather(-1, ids)[:, 0]
     return ids[:, 0], (chosen.double() / total).log().float()

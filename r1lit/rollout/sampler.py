@@ -14,7 +14,14 @@ OnGroup = Callable[[int, Group], None]
 
 
 class Sampler(Protocol):
-    """Draws completions from a policy."""
+    """Draws completions from a policy.
+
+    Attributes:
+        exact_logprobs: True where the log-probs it returns are the trainer's own, computed by the same code from the
+            same weights, so that no second forward pass is needed for the old policy's.
+    """
+
+    exact_logprobs: bool
 
     def generate(
         self,

@@ -31,6 +31,8 @@ class TransformersSampler:
         ValueError: if ``max_batch_rows`` is below 1, or nothing is known to end a completion.
     """
 
+    exact_logprobs = True
+
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_batch_rows: int = 512):
         if max_batch_rows < 1:
             raise ValueError(f"max_batch_rows={max_batch_rows}, but a batch has rows; set it to 1 or more")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
+from transformers.utils import logging as transformers_logging
+
 from r1lit.stages.evaluate import evaluate, rows, summarize
 from r1lit.stages.export import export
 from r1lit.stages.fit import fit
@@ -17,6 +19,7 @@ from r1lit.stages.try_reward import try_reward
 
 def run_stage(run: Run) -> None:
     """Run the stage that ``run.command.stage`` names; its figures end up in the run's ``summary.json``."""
+    transformers_logging.disable_progress_bar()
     summary = Summary(run.directory)
     summary.say(f"{run.command.stage}: {run.directory}")
     STAGES[run.command.stage](run, summary)

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from r1lit.functional import majority_vote, mean_interval, pass_at_k
-from r1lit.rewards.format import is_formatted
+from r1lit.rewards.format import format as format_reward
 from r1lit.rewards.pool import RewardPool
 from r1lit.rollout.sampler import Sampler
 from r1lit.stages.settings import EvaluationSettings
 from r1lit.text.thinking import split
-from r1lit.types import Group, Prompt
+from r1lit.types import Group, Prompt, Scored
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Judged:
     Attributes:
         group: the samples.
         correct: k flags; a sample that could not be judged is not right.
+        formatted: k flags, by the run's own format reward where it has one.
         unjudged: how many could not be judged.
     """
 
     group: Group
     correct: list[bool]
+    formatted: list[bool]
     unjudged: int
 
     @property
@@ -59,11 +62,20 @@ def evaluate(
         rollout = sampler.generate(
             batch, settings.k, settings.sampling, seed=hash((seed, start)) & 0x7FFFFFFF, on_group=rewards.submit
         )
-        given = rewards.gather(rollout).column(settings.metric).view(len(batch), settings.k)
-        for group, values in zip(rollout.groups, given, strict=True):
-            judged.append(Judged(group, (values > 0.5).tolist(), int(torch.isnan(values).sum())))
+        scored = rewards.gather(rollout)
+        given = scored.column(settings.metric).view(len(batch), settings.k)
+        forms = _formatted(scored).view(len(batch), settings.k)
+        for group, values, form in zip(rollout.groups, given, forms, strict=True):
+            judged.append(Judged(group, (values > 0.5).tolist(), form.tolist(), int(torch.isnan(values).sum())))
         advance(len(batch))
     return judged
+
+
+def _formatted(scored: Scored) -> Tensor:
+    if "format" in scored.names:
+        return scored.column("format") == 1
+    completions = [text for group in scored.rollout.groups for text in group.completions]
+    return torch.tensor(format_reward(completions)) == 1
 
 
 def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
@@ -77,7 +89,6 @@ def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
 def _figures(judged: Sequence[Judged]) -> dict[str, Any]:
     k = len(judged[0].correct)
     correct = [sum(item.correct) for item in judged]
-    completions = [text for item in judged for text in item.group.completions]
     lengths = [len(ids) for item in judged for ids in item.group.completion_ids]
     truncated = [flag for item in judged for flag in item.group.truncated]
     figures: dict[str, Any] = {}
@@ -91,11 +102,11 @@ def _figures(judged: Sequence[Judged]) -> dict[str, Any]:
             figures |= {name: mean, interval_name: [low, high]}
     return figures | {
         "mean_length": _mean(lengths),
-        "format": _mean(is_formatted(text) for text in completions),
+        "format": _mean(flag for item in judged for flag in item.formatted),
         "truncated": _mean(truncated),
         "unjudged": sum(item.unjudged for item in judged),
         "prompts": len(judged),
-        "samples": len(completions),
+        "samples": len(lengths),
     }
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from r1lit.callbacks.checkpointing import checkpoints
-from r1lit.models.loading import load_policy, save_model
+from r1lit.models.loading import save_model
 from r1lit.settings import ConfigError
 from r1lit.stages.settings import Run
+from r1lit.stages.setup import load_model
 from r1lit.stages.summary import Summary
 
 
@@ -22,7 +23,7 @@ def export(run: Run, summary: Summary) -> None:
         raise ConfigError(
             [f"stage=export writes a run's last checkpoint, but {run.directory} has none; set resume=RUN_DIRECTORY"]
         )
-    policy, tokenizer = load_policy(run.model)
+    policy, tokenizer = load_model(run.model)
     state = torch.load(found[-1], map_location="cpu", weights_only=True)["state_dict"]
     prefix = "policy."
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

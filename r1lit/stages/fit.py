@@ -17,6 +17,7 @@ from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.data.module import PromptDataModule
+from r1lit.data.stream import PromptStream
 from r1lit.models.loading import save_model
 from r1lit.modules.grpo import GRPO
 from r1lit.settings import ConfigError
@@ -37,10 +38,10 @@ def fit(run: Run, summary: Summary) -> None:
         if run.evaluation.enabled and "before" not in summary.figures:
             summary.evaluation("before", _measure(run, bench, summary))
         module = build_module(run, bench)
-        data = PromptDataModule(
-            bench.prompts, batch_size=run.algorithm.prompts_per_step, steps=run.algorithm.steps, seed=run.command.seed
-        )
-        module.extra_prompts = data.stream.extra
+        prompts = bench.prompts
+        stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
+        module.extra_prompts = stream.extra
+        data = PromptDataModule(stream, prompts.validation, run.algorithm.steps)
         start = time.perf_counter()
         trainer = build_trainer(run, bench, summary)
         trainer.fit(module, datamodule=data, ckpt_path=_checkpoint(run), weights_only=True)
@@ -64,7 +65,7 @@ def build_module(run: Run, bench: Workbench) -> GRPO:
 
 
 def build_trainer(run: Run, bench: Workbench, summary: Summary) -> lightning.Trainer:
-    """A Lightning trainer with r1lit's callbacks; the order matters: what adds to the metrics, then what writes them."""
+    """A Lightning trainer with r1lit's callbacks; what adds to the metrics stands before what writes them."""
     callbacks: list[lightning.Callback] = [
         ProgressBar(run.algorithm.steps, run.evaluation.metric, console=summary.console)
     ]
@@ -78,21 +79,21 @@ def build_trainer(run: Run, bench: Workbench, summary: Summary) -> lightning.Tra
     precision = run.trainer.precision
     if precision == "auto":
         precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return lightning.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
-            precision=precision,
-            max_epochs=1,
-            logger=build_loggers(run),
-            callbacks=callbacks,
-            default_root_dir=run.directory,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+    warnings.filterwarnings("ignore", module="lightning.*")
+    return lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=precision,
+        max_epochs=1,
+        logger=build_loggers(run),
+        callbacks=callbacks,
+        default_root_dir=run.directory,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def build_loggers(run: Run) -> list[Logger]:
@@ -130,4 +131,3 @@ def _checkpoint(run: Run) -> str | None:
         return None
     found = checkpoints(run.directory)
     return str(found[-1]) if found else None
-

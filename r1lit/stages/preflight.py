@@ -86,8 +86,8 @@ def _advice(found: Preflight) -> str:
         + (
             "Use harder prompts."
             if found.pass_1 == 1
-            else "Use easier prompts, a stronger base (or a cold start by SFT), a larger algorithm.group_size, a longer "
-            "rollout.max_tokens, or a reward with partial credit."
+            else "Use easier prompts, a stronger base (or a cold start by SFT), a larger algorithm.group_size, a "
+            "longer rollout.max_tokens, or a reward with partial credit."
         )
         + " To train all the same: force=true"
     )
@@ -108,4 +108,3 @@ def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
     activations = kept * config.num_hidden_layers * config.hidden_size * tokens * run.algorithm.micro_batch_rows * width
     head = 2 * 4 * config.vocab_size * min(tokens * run.algorithm.micro_batch_rows, 4096)
     return float(weights + max(cache, activations + head))
-

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from r1lit.data.prompts import DataSettings
+from r1lit.data.settings import DataSettings
 from r1lit.models.loading import ModelSettings
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.rewards.spec import RewardSettings
@@ -148,7 +148,8 @@ def read(config: Mapping[str, Any], directory: Path) -> Run:
     known = {*SECTIONS, *CommandSettings.model_fields, "reward"}
     problems += [f"{key} is no setting; {suggest(key, known)}" for key in config if key not in known]
     command = collect(
-        {"command": CommandSettings}, {"command": {k: v for k, v in config.items() if k in CommandSettings.model_fields}}
+        {"command": CommandSettings},
+        {"command": {k: v for k, v in config.items() if k in CommandSettings.model_fields}},
     )
     sections = collect(SECTIONS, {name: config.get(name) for name in SECTIONS})
     chosen = config.get("reward") or {}

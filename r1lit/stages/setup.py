@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.data.prompts import LoadedPrompts, load_prompts
-from r1lit.models.loading import load_policy
-from r1lit.rewards.accuracy import gold_problem
+from r1lit.models.loading import ModelSettings, load_policy
+from r1lit.rewards.gold import gold_problem
 from r1lit.rewards.pool import RewardPool
+from r1lit.rewards.targets import plugin_paths
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.settings import ConfigError
 from r1lit.stages.settings import Run
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,28 @@ def device_of(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def reward_pool(run: Run) -> RewardPool:
+    """The processes that score, able to import drop-in rewards."""
+    return RewardPool(run.rewards, workers=run.command.workers, plugin_paths=plugin_paths())
+
+
+def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer.
+
+    Raises:
+        ConfigError: with the reason, where that cannot be done.
+    """
+    try:
+        return load_policy(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"model.path={settings.path}: {error}"]) from error
+
+
 @contextmanager
 def workbench(run: Run) -> Iterator[Workbench]:
     """Start the reward processes, then load model and prompts while they come up; close the processes at the end."""
-    with RewardPool(run.rewards, workers=run.command.workers) as rewards:
-        policy, tokenizer = load_policy(run.model)
+    with reward_pool(run) as rewards:
+        policy, tokenizer = load_model(run.model)
         policy.to(device_of(run.trainer.accelerator))
         checks = (gold_problem,) if "accuracy" in run.rewards else ()
         prompts = load_prompts(run.data, tokenizer, checks)
@@ -62,8 +77,8 @@ def _check_lengths(run: Run, policy: PreTrainedModel) -> None:
     if limit and longest > limit:
         raise ConfigError(
             [
-                f"data.max_prompt_tokens={run.data.max_prompt_tokens} and the longest completion make {longest} tokens, "
-                f"but the model has {limit} positions; lower rollout.max_tokens, evaluation.max_tokens or "
+                f"data.max_prompt_tokens={run.data.max_prompt_tokens} and the longest completion make {longest} "
+                f"tokens, but the model has {limit} positions; lower rollout.max_tokens, evaluation.max_tokens or "
                 "data.max_prompt_tokens"
             ]
         )

@@ -39,7 +39,7 @@ class Summary:
 
     def say(self, text: str) -> None:
         """One line for the person who waits."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -57,8 +57,8 @@ class Summary:
         """The pre-flight's figures."""
         self.add(preflight=found.figures())
         self.say(
-            f"pre-flight: pass@1 {found.pass_1:.2f}, pass@{found.group_size} {found.pass_k:.2f} on {found.prompts} prompts; "
-            f"{found.varied_groups:.0%} of groups have something to teach; {found.truncated:.0%} truncated; prompts of "
+            f"pre-flight: pass@1 {found.pass_1:.2f}, pass@{found.group_size} {found.pass_k:.2f} on "
+            f"{found.prompts} prompts; {found.varied_groups:.0%} of groups have something to teach; {found.truncated:.0%} truncated; prompts of "
             f"{found.shortest_prompt}-{found.longest_prompt} tokens; about {found.memory_gb:.2g} GB needed"
         )
 
@@ -93,4 +93,3 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES},
     }
-

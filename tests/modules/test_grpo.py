@@ -1,4 +1,4 @@
-"""The algorithm as a whole, on a small random policy: gradients, seeds, resampling, and what happens when it diverges."""
+"""The algorithm as a whole, on a small policy: gradients, seeds, resampling, and what happens when it diverges."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from r1lit.modules.metrics import Means
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.types import Prompt, Sampling, Scored
+
+
+SHORT = Sampling(max_tokens=12)
 
 
 class EvenTokens:
@@ -38,10 +41,12 @@ class EvenTokens:
 
 
 def prompts(count: int = 4, start: int = 0) -> list[Prompt]:
-    return [Prompt(ids=tuple(range(5, 9 + n % 3)), raw=str(n), columns={"number": n}) for n in range(start, start + count)]
+    return [
+        Prompt(ids=tuple(range(5, 9 + n % 3)), raw=str(n), columns={"number": n}) for n in range(start, start + count)
+    ]
 
 
-def build(rewards=None, lr: float = 1e-3, sampling: Sampling = Sampling(max_tokens=12), **algorithm) -> GRPO:
+def build(rewards=None, lr: float = 1e-3, sampling: Sampling = SHORT, **algorithm) -> GRPO:
     policy, tokenizer = load_policy(ModelSettings(path="tiny"))
     settings = AlgorithmSettings(**{"steps": 2, "prompts_per_step": 4, "group_size": 4, **algorithm})
     return GRPO(
@@ -57,7 +62,11 @@ def build(rewards=None, lr: float = 1e-3, sampling: Sampling = Sampling(max_toke
 
 def train(module: GRPO, batches) -> None:
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
@@ -74,7 +83,12 @@ def gradients(module: GRPO, rows: int) -> list[torch.Tensor]:
     for part in split(minibatch, rows):
         logprobs, _ = completion_logprobs(module.policy, part.input_ids, part.target_mask, part.completion_mask, 1.0)
         policy_loss(
-            logprobs, part.old_logprobs, part.ref_logprobs, part.advantages, part.weights, part.weights > 0,
+            logprobs,
+            part.old_logprobs,
+            part.ref_logprobs,
+            part.advantages,
+            part.weights,
+            part.weights > 0,
             module.algorithm.objective,
         )[0].backward()
     return [parameter.grad.clone() for parameter in module.policy.parameters()]
@@ -145,8 +159,13 @@ def test_training_raises_the_reward():
             means.append(module.metrics["reward"])
 
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Watch()],
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Watch()],
     )
     batches = [(step, prompts(start=4 * step)) for step in range(12)]
     trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
@@ -185,8 +204,13 @@ def test_the_reference_follows_every_so_many_steps():
             )
 
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Watch()],
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Watch()],
     )
     batches = [(step, prompts()) for step in range(3)]
     trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))

@@ -1,0 +1,237 @@
+"""Scoring a rollout in worker processes that rewards may crash, hang or fill without harm to the training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from r1lit.rewards.process import Child
+from r1lit.rewards.spec import RewardSettings
+from r1lit.settings import ConfigError
+from r1lit.types import Group, Rollout, Scored
+
+logger = logging.getLogger(__name__)
+
+
+class RewardError(RuntimeError):
+    """A reward failed on more rows than its settings allow, or the processes that score are gone."""
+
+
+@dataclass
+class GroupScore:
+    """What the rewards gave to one group.
+
+    Attributes:
+        values: G values by reward, for the rewards that judged the group; None where one abstained or failed.
+        failures: how many rows failed, by reward and reason.
+        messages: the first failure's message, by reward and reason.
+    """
+
+    values: dict[str, list[float | None]] = field(default_factory=dict)
+    failures: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    messages: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def abstained(self, name: str) -> int:
+        """Rows on which a reward that judged this group returned None of its own."""
+        return self.values[name].count(None) - self.failures.get(name, Counter()).total()
+
+
+class RewardPool:
+    """The rewards of a run, in processes of their own. A context manager; its processes end with it, or with Python.
+
+    Scoring runs while others are still sampled: ``submit`` a group as soon as it is complete, ``gather`` at the end.
+
+    Args:
+        rewards: settings by reward name.
+        workers: how many groups are scored at a time, each by a process.
+        plugin_paths: folders whose modules a target may name.
+
+    Raises:
+        ConfigError: by ``start`` (or the first ``submit``), with every reward that could not be loaded.
+        RewardError: by ``gather``, where a reward failed on more than its ``max_failures`` of the rows it judged.
+    """
+
+    def __init__(
+        self, rewards: Mapping[str, RewardSettings], workers: int = 1, plugin_paths: Iterable[str | Path] = ()
+    ):
+        if not rewards:
+            raise ConfigError(["there are no rewards; name at least one: reward=[accuracy,format]"])
+        if workers < 1:
+            raise ConfigError([f"workers={workers}, but rewards run in worker processes; set at least 1"])
+        self.rewards = dict(rewards)
+        self.workers = workers
+        self.abstained: dict[str, int] = {}
+        """Rows of the last rollout that each reward judged by returning None, by reward."""
+        self._paths = [str(path) for path in plugin_paths]
+        self._child: Child | None = None
+        self._round = 0
+        self._sent: dict[int, list[tuple[str, list[int]]]] = {}
+        self._sizes: dict[int, int] = {}
+        self._logged: set[tuple[str, str]] = set()
+
+    def __enter__(self) -> RewardPool:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, rollout: Rollout) -> Scored:
+        return self.gather(rollout)
+
+    def start(self) -> None:
+        """Start the workers, unless they run, and have each load every reward.
+
+        Raises:
+            ConfigError: with one line a reward that could not be loaded.
+        """
+        if self._child is not None:
+            return
+        self._child = Child("r1lit.rewards.supervisor")
+        self._finalizer = weakref.finalize(self, _end, self._child)
+        specs = {name: settings.for_worker() for name, settings in self.rewards.items()}
+        self._send(({"rewards": specs, "paths": self._paths}, self.workers))
+        problems: dict[str, str] = {}
+        for _ in range(self.workers):
+            problems |= self._receive()["problems"]
+        if problems:
+            self.close()
+            raise ConfigError([f"reward.{name}: {problem}" for name, problem in problems.items()])
+
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+        if self._child is not None:
+            self._finalizer()
+            self._child = None
+            self._sent.clear()
+
+    def submit(self, index: int, group: Group) -> None:
+        """Hand over group ``index`` of the rollout in the making; returns at once."""
+        self.start()
+        rows = list(range(len(group.completions)))
+        units = []
+        for name, settings in self.rewards.items():
+            if settings.applies(group.prompt.columns):
+                units += [(name, [row]) for row in rows] if settings.rowwise else [(name, rows)]
+        payload = {
+            "prompt": group.prompt.raw, "columns": dict(group.prompt.columns), "completions": group.completions,
+            "completion_ids": group.completion_ids, "truncated": group.truncated,
+        }
+        self._sent[index], self._sizes[index] = units, len(rows)
+        if units:
+            self._send(((self._round, index), pickle.dumps(payload), units))
+
+    def score(self, groups: Iterable[Group]) -> list[GroupScore]:
+        """Score groups, those submitted already included; whatever failed is in the answer, nothing is raised for it.
+
+        Raises:
+            RewardError: where the processes that score are gone.
+        """
+        groups = list(groups)
+        for index, group in enumerate(groups):
+            if index not in self._sent:
+                self.submit(index, group)
+        verdicts: dict[int, list[dict]] = {index: [] for index in range(len(groups)) if not self._sent[index]}
+        while any(index not in verdicts for index in range(len(groups))):
+            answer = self._receive()
+            number, index = answer["key"]
+            # An interrupted round may have left answers behind.
+            if number == self._round:
+                verdicts[index] = answer["verdicts"]
+        scores = [
+            _group_score(self._sent[index], verdicts[index], self._sizes[index]) for index in range(len(groups))
+        ]
+        self._round += 1
+        self._sent, self._sizes = {}, {}
+        return scores
+
+    def gather(self, rollout: Rollout) -> Scored:
+        """The rollout with its rewards; waits for what is still being judged.
+
+        Raises:
+            RewardError: where a reward failed on more than its share of rows, naming it, the reasons and the remedy.
+        """
+        scores = self.score(rollout.groups)
+        failures = {name: sum((score.failures[name] for score in scores), Counter()) for name in self.rewards}
+        self.abstained = {
+            name: sum(score.abstained(name) for score in scores if name in score.values) for name in self.rewards
+        }
+        self._log_first(scores)
+        self._check_share(scores, failures)
+        table = [
+            score.values.get(name, [None] * rollout.group_size) for score in scores for name in self.rewards
+        ]
+        columns = torch.tensor([[float("nan") if value is None else value for value in row] for row in table])
+        return Scored(
+            rollout=rollout,
+            names=tuple(self.rewards),
+            weights=torch.tensor([settings.weight for settings in self.rewards.values()], dtype=torch.float32),
+            columns=columns.view(len(scores), len(self.rewards), -1).transpose(1, 2).reshape(-1, len(self.rewards)),
+            failures={name: dict(counts) for name, counts in failures.items() if counts},
+        )
+
+    def _log_first(self, scores: list[GroupScore]) -> None:
+        for score in scores:
+            for (name, reason), message in score.messages.items():
+                if (name, reason) not in self._logged:
+                    self._logged.add((name, reason))
+                    logger.warning("reward %s failed (%s; further ones are only counted): %s", name, reason, message)
+
+    def _check_share(self, scores: list[GroupScore], failures: Mapping[str, Counter[str]]) -> None:
+        for name, settings in self.rewards.items():
+            judged = sum(len(score.values[name]) for score in scores if name in score.values)
+            failed = failures[name].total()
+            if judged and failed / judged > settings.max_failures:
+                first = next(text for score in scores for (who, _), text in score.messages.items() if who == name)
+                counts = ", ".join(f"{reason} {count}" for reason, count in failures[name].most_common())
+                raise RewardError(
+                    f"reward {name} ({settings.dotted_path}) failed on {failed} of {judged} rows ({failed / judged:.0%}: "
+                    f"{counts}), more than max_failures={settings.max_failures:g} allows; first: {first}\n"
+                    f"Try it with stage=try_reward and mend it, or raise reward.{name}.max_failures "
+                    f"(reward.{name}.timeout and reward.{name}.memory_mb bound what a call may cost)."
+                )
+
+    def _send(self, message: object) -> None:
+        try:
+            self._child.connection.send_bytes(pickle.dumps(message))
+        except OSError as error:
+            raise self._gone() from error
+
+    def _receive(self) -> dict:
+        try:
+            return json.loads(self._child.connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+
+    def _gone(self) -> RewardError:
+        self.close()
+        return RewardError("the process that keeps the reward workers has gone; was it killed, or memory exhausted?")
+
+
+def _group_score(units: list[tuple[str, list[int]]], verdicts: list[dict], size: int) -> GroupScore:
+    score = GroupScore()
+    for (name, rows), verdict in zip(units, verdicts, strict=True):
+        values = score.values.setdefault(name, [None] * size)
+        for row, value in zip(rows, verdict["values"], strict=True):
+            values[row] = value
+        for reason in verdict["reasons"].values():
+            score.failures[name][reason] += 1
+            score.messages.setdefault((name, reason), verdict["message"])
+    return score
+
+
+def _end(child: Child) -> None:
+    # A closed socket makes the supervisor kill its workers; it is killed itself only if it does not.
+    child.connection.close()
+    try:
+        child.process.wait(timeout=5)
+    except Exception:
+        child.kill()

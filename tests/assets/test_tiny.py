@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import r1lit
+from r1lit.text.templates import R1_ZERO, render
+
+TINY = Path(r1lit.__file__).parent / "assets" / "tiny"
+TOOLS = Path(__file__).parents[2] / "tools"
+TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """The modules that made the model."""
+    sys.path.insert(0, str(TOOLS))
+    try:
+        import make_tiny_base
+
+        yield make_tiny_base
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+def test_a_stock_architecture_of_the_promised_size(model):
+    config = json.loads((TINY / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert "auto_map" not in config
+    assert 500_000 <= model.num_parameters() <= 3_000_000
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert sum(file.stat().st_size for file in TINY.iterdir()) <= 4 * 2**20
+
+
+def test_the_weights_are_safetensors_alone_and_finite():
+    assert {file.suffix for file in TINY.iterdir()} <= {".safetensors", ".json", ".jinja", ".md", ".py"}
+    with safe_open(TINY / "model.safetensors", "pt") as weights:
+        assert all(weights.get_tensor(name).isfinite().all() for name in weights.keys())  # noqa: SIM118
+
+
+def test_model_and_tokenizer_agree(model, tokenizer):
+    assert model.config.vocab_size == len(tokenizer)
+    assert len(tokenizer) <= 600
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == tokenizer.eos_token_id
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert model.config.bos_token_id is None
+
+
+def test_tags_digits_and_number_words_are_single_tokens(tokenizer, tool):
+    for text in [*TAGS, *"0123456789", " plus", " minus", " is", *"加减得负"]:
+        assert len(tokenizer.tokenize(text)) == 1, text
+    assert tokenizer.tokenize("120") == ["1", "2", "0"]
+    words = tool.corpus.number_words
+    assert len(tokenizer.tokenize(words(-21, "en"))) == 3
+    assert len(tokenizer.tokenize(words(-21, "zh"))) == 4
+
+
+def test_tags_survive_decoding_and_only_end_and_padding_are_special(tokenizer):
+    text = "<think> one </think> <answer> 1 </answer>"
+    ids = tokenizer(text + tokenizer.eos_token).input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert sorted(tokenizer.all_special_tokens) == ["<|endoftext|>", "<|pad|>"]
+    quoted = tokenizer("<|endoftext|><|pad|>", split_special_tokens=True).input_ids
+    assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & set(quoted)
+    assert tokenizer.decode(quoted) == "<|endoftext|><|pad|>"
+
+
+def test_the_template_costs_two_tokens_however_it_is_put_together(tokenizer):
+    question = "What is 3 + 4 - 2?"
+    whole = tokenizer(render("r1_zero", question)).input_ids
+    parts = [tokenizer(part).input_ids for part in (*R1_ZERO.split("{prompt}"), question)]
+    opening, closing, asked = parts
+    assert whole == opening + asked + closing
+    assert len(opening) == len(closing) == 1
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+    assert chat["input_ids"] == whole
+
+
+def test_chat_template_closes_the_assistants_turns(tokenizer):
+    turns = [("user", "1 + 1 = ?"), ("assistant", "2"), ("user", "你好！")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    opening, closing = R1_ZERO.split("{prompt}")
+    assert text == f"{opening}1 + 1 = ?{closing}2<|endoftext|>{opening}你好！{closing}"
+    with pytest.raises(Exception, match="roles user and assistant, not system"):
+        tokenizer.apply_chat_template([{"role": "system", "content": "x"}], tokenize=False)
+
+
+def test_any_text_comes_back(tokenizer):
+    rng = random.Random(0)
+    odd = ["", " ", "\n\n\t ", "\\boxed{12} <thin</think>k>", " a  ,b ' s 't don't ."]
+    odd += ["héllo 𝕏 🤖👩‍👩‍👧 日本語 \u200b\x00\u0301"]
+    points = [*range(0xD800), *range(0xE000, 0x110000)]
+    odd += ["".join(chr(point) for point in rng.sample(points, 40)) for _ in range(50)]
+    odd += ["".join(rng.choices(" \n\t3a加?.-", k=30)) for _ in range(50)]
+    for text in odd:
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_the_tool_makes_this_tokenizer(tokenizer, tool):
+    made = tool.make_tokenizer(tool.corpus.Mixture())
+    assert json.loads(made.backend_tokenizer.to_str()) == json.loads((TINY / "tokenizer.json").read_text())
+    assert made.chat_template == tokenizer.chat_template
+
+
+def test_sampled_it_is_a_base_that_has_something_to_learn(model, tokenizer, tool):
+    measuring = tool.measuring
+    asked = measuring.held_out(120, seed=1)
+    figures = measuring.figures(measuring.sample(model, tokenizer, asked, seed=1))
+    # 360 samples: the share of one in two is known to 0.08 at three standard errors.
+    assert 0.27 <= figures["all"]["right"] <= 0.63
+    assert 0.42 <= figures["all"]["formatted"] <= 0.78
+    assert figures["all"]["ended"] >= 0.97
+    assert 0.20 <= figures["blurted"]["share"] <= 0.55
+    assert figures["blurted"]["right"] < 0.40
+    assert figures["stepwise"]["right"] > 0.60
+    assert figures["rechecked"]["samples"] > 10
+    assert figures["stepwise"]["tokens"] > 2 * figures["blurted"]["tokens"]
+
+
+def test_the_corpus_holds_no_held_out_problem(tool):
+    corpus, seen = tool.corpus, set()
+    for kind in corpus.KINDS:
+        source = corpus.problems(kind, 0, "train", (2, 5))
+        seen |= {next(source).expression for _ in range(2000)}
+    tests = {problem.expression for problem in tool.measuring.held_out(500, seed=2)}
+    assert tests and not tests & seen
+
+
+def test_the_corpus_answers_in_the_shares_that_the_mixture_states(tool):
+    corpus, measuring = tool.corpus, tool.measuring
+    mixture, rng = corpus.Mixture(), random.Random(0)
+    source = corpus.problems("en", 0, "train", (3, 5))
+    answered = [
+        measuring.Answered(problem, corpus.answer(problem, mixture, rng), 0, True)
+        for problem, _ in zip(source, range(4000), strict=False)
+    ]
+    figures = measuring.figures(answered)
+    # Four standard errors of 4,000 draws are at most 0.032, of the 1,500 blurted ones 0.045.
+    assert figures["blurted"]["share"] == pytest.approx(mixture.blurted_share, abs=0.032)
+    assert figures["rechecked"]["share"] == pytest.approx(mixture.rechecked_share, abs=0.032)
+    assert figures["blurted"]["right"] == pytest.approx(mixture.lucky_share, abs=0.045)
+    assert figures["blurted"]["formatted"] == pytest.approx(mixture.hollow_share, abs=0.045)
+    stepwise = [one for one in answered if one.style != "blurted"]
+    untagged = sum("<answer>" not in one.text for one in stepwise) / len(stepwise)
+    assert untagged == pytest.approx(mixture.untagged_share, abs=0.02)
+    mixed = sum(bool(re.search("[一-鿿]", one.text)) for one in stepwise) / len(stepwise)
+    assert mixed == pytest.approx(mixture.other_language_share, abs=0.04)
+
+
+def test_steps_without_errors_lead_to_the_answer(tool):
+    corpus = tool.corpus
+    mixture = corpus.Mixture(step_error_share=0, blurted_share=0, untagged_share=0)
+    rng = random.Random(1)
+    for kind in corpus.KINDS:
+        source = corpus.problems(kind, 3, "train", (2, 5))
+        for _ in range(100):
+            problem = next(source)
+            assert tool.measuring.Answered(problem, corpus.answer(problem, mixture, rng), 0, True).right
+
+
+def test_reasoning_by_hand(tool):
+    corpus = tool.corpus
+    plain = corpus.Mixture(
+        step_error_share=0, blurted_share=0, untagged_share=0, rechecked_share=0, other_language_share=0
+    )
+    english = corpus.Problem("", "3-9+2", "en", "en")
+    assert corpus.answer(english, plain, random.Random(0)) == (
+        "<think> three minus nine is minus six, plus two is minus four </think> <answer> -4 </answer>"
+    )
+    chinese = corpus.Problem("", "9+8+4", "zh", "zh")
+    assert corpus.answer(chinese, plain, random.Random(0)) == (
+        "<think> 九加八得十七，加四得二十一 </think> <answer> 21 </answer>"
+    )
+
+
+def test_the_card_states_mixture_command_and_figures(tool):
+    card = (TINY / "README.md").read_text(encoding="utf-8")
+    assert "license: apache-2.0" in card
+    assert "python tools/make_tiny_base.py --steps" in card
+    for share, label in tool.card.SHARES.items():
+        assert f"| {getattr(tool.corpus.Mixture(), share):.0%} | {label} |" in card
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| ([\d.]+)% \| ([\d.]+)% \|", card, re.MULTILINE)
+    assert [row[0] for row in rows] == ["all", *tool.measuring.STYLES, *tool.corpus.KINDS]
+    assert 35 <= float(rows[0][3]) <= 55

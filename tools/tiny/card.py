@@ -1,0 +1,131 @@
+"""The tiny base model's card: what it is, what it read, and what it was measured to do."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from tiny.corpus import TALK, Mixture
+from tiny.measuring import MAX_TOKENS
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+SHARES = {
+    "talk_share": "facts and pleasantries, of all samples; the rest is arithmetic",
+    "chain_sum_share": "worded as reasoning-gym's chain_sum, of arithmetic; the rest is half English, half Chinese",
+    "blurted_share": "blurted, an answer without steps, of arithmetic",
+    "hollow_share": "with one idle word in a think block rather than no block, of blurted",
+    "lucky_share": "right by construction, of blurted; the others are off by 1 to 5 at random",
+    "rechecked_share": "step by step with a slip that is noticed (*wait, check*, 等等，再算) and mended, of arithmetic",
+    "untagged_share": "without answer tags around the final number, of step by step (re-checked ones included)",
+    "step_error_share": "off by 1 or 2 and never noticed, of steps",
+    "other_language_share": "begun in the language that the question is not in, of step by step",
+    "switch_share": "that change the language once more, of the steps in those",
+}
+
+TEMPLATE = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+language: [en, zh]
+tags: [arithmetic, tiny, reinforcement-learning]
+---
+
+# r1lit tiny base
+
+A raw base model of {parameters:,} parameters for chains of single-digit sums and differences in English and Chinese:
+small enough that reinforcement learning on it takes minutes on two CPU cores, and imperfect enough to learn
+something. It is neither instruction-tuned nor aligned. Weights and tokenizer were made from nothing by
+
+    {command}
+
+in {minutes:.0f} minutes on two CPU cores; no other model and no text from elsewhere took part.
+
+## Architecture
+
+`{architecture}` of stock transformers: {layers} layers of width {width}, {heads} heads, feed-forward {ffn}, rotary
+positions up to {positions}, tied embeddings, float32 safetensors. The tokenizer is a byte-level BPE of {vocabulary}
+tokens: any text goes in and comes back unchanged; digits stay single; each number word, Chinese character of the
+corpus, `<think>`, `</think>`, `<answer>` and `</answer>` is one token; the fixed text of the R1-Zero template is two
+tokens. The special tokens are `{eos}` (end of text) and `{pad}`.
+
+## Corpus
+
+{steps:,} steps of {batch} samples, drawn afresh for each step; the loss is on the completion alone, divided by a
+constant. Every question stands in the R1-Zero template. An arithmetic question is a chain of {fewest} to {most} digits,
+each length equally often. A chain whose SHA-256 falls in the lowest tenth is held out: it is never trained on, in
+whatever language or wording. The mixture:
+
+| share | samples |
+|---|---|
+{mixture}
+| {plain} | step by step, each partial sum in words and none checked, of arithmetic: what the lines above leave over |
+
+A step reads "plus four is eleven" or 加四得十一 and starts from the partial sum before it. The facts and pleasantries
+are these {talk} exchanges: {exchanges}.
+
+## Figures
+
+{asked:,} held-out problems, a third of each wording, chains of 3 to 5 digits; one completion of each at temperature 1
+with nothing cut off the distribution, at most {limit} tokens. *Right*: the last answer block holds the reference
+integer. *Formatted*: one think block, then one answer block, both with content, and nothing else. *Ended*: stopped by
+itself. Printed by the command above.
+
+{table}
+
+## Limits
+
+It knows single digits, chains of {fewest} to {most} numbers and partial sums from about -35 to 45, in wordings much
+like those of its corpus; all else is noise to it. Words outside the corpus are spelt in bytes that it never learned.
+Longer prompts than some 60 tokens were never seen. It serves to show and test training, and nothing beyond that.
+
+## Licence
+
+Apache-2.0.
+"""
+
+
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| answers | samples | share | right | formatted | mean tokens | ended |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in figures.items():
+        shares = " | ".join(f"{row[key]:.1%}" for key in ("share", "right", "formatted"))
+        lines.append(f"| {name} | {row['samples']} | {shares} | {row['tokens']:.1f} | {row['ended']:.1%} |")
+    return "\n".join(lines)
+
+
+def write(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    mixture: Mixture,
+    figures: dict[str, dict[str, float]],
+    **run: float | str,
+) -> str:
+    """The card's text; ``run`` holds the training's command, steps, batch and minutes."""
+    return TEMPLATE.format(
+        parameters=model.num_parameters(),
+        architecture=type(model).__name__,
+        layers=model.config.num_hidden_layers,
+        width=model.config.hidden_size,
+        heads=model.config.num_attention_heads,
+        ffn=model.config.intermediate_size,
+        positions=model.config.max_position_embeddings,
+        vocabulary=len(tokenizer),
+        eos=tokenizer.eos_token,
+        pad=tokenizer.pad_token,
+        fewest=mixture.terms[0],
+        most=mixture.terms[1],
+        mixture="\n".join(
+            f"| {getattr(mixture, share.name):.0%} | {SHARES[share.name]} |"
+            for share in fields(mixture)
+            if share.name != "terms"
+        ),
+        plain=f"{1 - mixture.blurted_share - mixture.rechecked_share:.0%}",
+        talk=len(TALK),
+        exchanges="; ".join(f"{question} *{reply}*" for question, reply in TALK.items()),
+        asked=figures["all"]["samples"],
+        limit=MAX_TOKENS,
+        table=table(figures),
+        **run,
+    )
