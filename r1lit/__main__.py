@@ -89,22 +89,19 @@ def run(config: DictConfig) -> None:
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        try:
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-            settings = read(plain, directory)
-        except ConfigError:
-            _discard(directory)
-            raise
+        settings = read(OmegaConf.to_container(config, resolve=True), directory)
         (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
         run_stage(settings)
         conclude(directory)
     except UserError as error:
+        if isinstance(error, ConfigError):
+            _discard(directory)
         _leave(error)
 
 
 def _discard(directory: Path) -> None:
     """Remove the directory of a run that never began."""
-    if {path.name for path in directory.iterdir()} <= {".hydra", "r1lit.log"}:
+    if {path.name for path in directory.iterdir()} <= {".hydra", "r1lit.log", "config.yaml"}:
         shutil.rmtree(directory)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -30,9 +31,10 @@ def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> li
     >>> prepare(["optimizer.lr=1e-5", "algorithm=dapo"], {"algorithm": ["dapo", "grpo"]})
     ['++optimizer.lr=1e-5', 'algorithm=dapo']
     """
-    flags = [argument for argument in arguments if argument.startswith("-")]
+    given = get_args_parser().parse_known_args(arguments)[0].overrides
+    flags = [argument for argument in arguments if argument not in given]
     overrides, problems = [], []
-    for text in (argument for argument in arguments if not argument.startswith("-")):
+    for text in given:
         try:
             parsed = OverridesParser.create().parse_override(text)
         except HydraException as error:

@@ -74,9 +74,10 @@ def load_prompts(settings: DataSettings, tokenizer: Any, checks: Sequence[Check]
         held = {name: [c for c in candidates if c.key in held_keys] for name, candidates in found.items()}
         found = {name: [c for c in candidates if c.key not in held_keys] for name, candidates in found.items()}
     else:
-        reports["validation"] = SourceReport("data.validation_path")
+        name = "data.validation_path"
+        reports[name] = SourceReport(name)
         rows = read_rows(held_source, settings.limit)
-        held = {"validation": _collect(rows, held_source, reports["validation"], encoder, settings, checks)}
+        held = {name: _collect(rows, held_source, reports[name], encoder, settings, checks)}
     report = LoadReport(tuple(reports.values()))
     report.refuse(settings.max_bad_rows)
     validation = _validation(held, reports)

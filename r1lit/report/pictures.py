@@ -30,6 +30,7 @@ def draw(directory: Path) -> Path | None:
     length.set(title="response length", ylabel="tokens")
     for axes in (accuracy, length):
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(loc="best", frameon=False)
     path = directory / "progress.png"

@@ -14,15 +14,25 @@ from r1lit.settings import suggest
 from r1lit.text.thinking import split
 
 BY_TASK = {
-    "arithmetic": "number", "chain_sum": "number", "gsm8k": "number", "number": "number", "math": "math",
-    "choice": "choice", "multiple_choice": "choice", "text": "text",
+    "arithmetic": "number",
+    "chain_sum": "number",
+    "gsm8k": "number",
+    "number": "number",
+    "math": "math",
+    "choice": "choice",
+    "multiple_choice": "choice",
+    "text": "text",
 }
 """The verifier of a task; a task that is not here is judged by the look of its gold answer."""
 
 _DELIMITERS = [(r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("`", "`")]
-_ANNOUNCED = re.compile(r"(?:\banswer(?:\s+is|\s*:)|答案(?:是|:|:)|####)\s*:?", re.I)
+_ANNOUNCED = re.compile(r"(?:\banswer(?:\s+is|\s*:)|答案(?:是|[:\uff1a])|####)\s*:?", re.I)
 _SPAN = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
-_LETTER = re.compile(r"(?:(?:option|choice)\s+)?\(?([A-Ja-j])(?:\)|\b)\s*(?:[.):,]\s*)?(.*)", re.S)
+_LETTER = re.compile(
+    r"(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice)\s+(?:is\s+)?)?"
+    r"\(?([A-Ja-j])(?:\)|\b)\s*(?:[.):,]\s*)?(.*)",
+    re.S,
+)
 _ANOTHER_LETTER = re.compile(
     r"\([A-J]\)|\b[A-J][).:](?:\s|$)|\b(?:or|and)\s+\(?[A-Ja-j]\)?(?:\W|$)|[,/&]\s*\(?[A-J]\)?$"
     r"|^\(?[A-Ja-j]\)?\s*(?:$|[,;/&]|(?:or|and)\b)"
@@ -98,10 +108,10 @@ def candidate(answer: str) -> str:
     boxed = _last_box(answer)
     if boxed is None:
         *_, answer = _ANNOUNCED.split(answer)
-        spans = _SPAN.findall(answer)
-        # A formula in a sentence is its answer; with two of them it cannot be told which.
-        boxed = next(filter(None, spans[0])) if len(spans) == 1 and re.search(r"[^\W\d_]{2}", _SPAN.sub("", answer)) \
-            else answer
+        spans, around = _SPAN.findall(answer), _SPAN.sub("", answer)
+        # A formula in a sentence is its answer; beside a second one, or a number, it cannot be told which.
+        alone = len(spans) == 1 and re.search(r"[^\W\d_]{2}", around) and not re.search(r"\d", around)
+        boxed = next(filter(None, spans[0])) if alone else answer
     return _undress(boxed)
 
 
@@ -131,7 +141,10 @@ def _text(gold: str, offered: str, task: str) -> bool:
 
 
 VERIFIERS: dict[str, Callable[[str, str, str], bool]] = {
-    "math": _math, "number": _number, "choice": _choice, "text": _text,
+    "math": _math,
+    "number": _number,
+    "choice": _choice,
+    "text": _text,
 }
 """Whether an offered answer is the gold one, given the task's text."""
 
@@ -170,8 +183,12 @@ def _undress(text: str) -> str:
         text = text.strip().rstrip(".。").strip()
         for opening, closing in _DELIMITERS:
             inside = text[len(opening) : len(text) - len(closing)]
-            if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing) \
-                    and opening not in inside:
+            if (
+                len(text) > len(opening + closing)
+                and text.startswith(opening)
+                and text.endswith(closing)
+                and opening not in inside
+            ):
                 text = inside
     return text
 

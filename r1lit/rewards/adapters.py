@@ -31,12 +31,14 @@ class Verl:
 
     def __call__(self, completions: list[str], **columns: list[Any]) -> list[float | None]:
         return [
-            _score(self._compute_score(
-                data_source=row.get("data_source", self._data_source),
-                solution_str=completion,
-                ground_truth=_ground_truth(row),
-                extra_info=row.get("extra_info"),
-            ))
+            _score(
+                self._compute_score(
+                    data_source=row.get("data_source", self._data_source),
+                    solution_str=completion,
+                    ground_truth=_ground_truth(row),
+                    extra_info=row.get("extra_info"),
+                )
+            )
             for completion, row in zip(completions, _rows(columns, len(completions)), strict=True)
         ]
 

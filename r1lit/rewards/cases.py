@@ -38,8 +38,9 @@ class CaseResult:
         """True where nothing failed and every expectation is met; None where nothing failed or was expected."""
         if self.failures:
             return False
-        return all(_equal(self.given.get(name), value) for name, value in self.expected.items()) \
-            if self.expected else None
+        return (
+            all(_equal(self.given.get(name), value) for name, value in self.expected.items()) if self.expected else None
+        )
 
 
 def try_cases(
@@ -57,8 +58,9 @@ def try_cases(
         ValueError: with every malformed case, by its number from 1.
     """
     cases = list(cases)
-    problems = [f"case {number}: {problem}" for number, case in enumerate(cases, 1)
-                for problem in _problems(case, pool.rewards)]
+    problems = [
+        f"case {number}: {problem}" for number, case in enumerate(cases, 1) for problem in _problems(case, pool.rewards)
+    ]
     if not cases:
         problems = ["there are no cases; write one JSON object a line: prompt, completion, expected"]
     if problems:
@@ -71,8 +73,11 @@ def _problems(case: Mapping[str, Any], rewards: Mapping[str, Any]) -> list[str]:
     problems = [f"it has no {key!r}" for key in ("prompt", "completion") if key not in case]
     expected = case.get("expected")
     if isinstance(expected, Mapping):
-        problems += [f"expected names {name!r}, which is not tried; {suggest(name, rewards)}"
-                     for name in expected if name not in rewards]
+        problems += [
+            f"expected names {name!r}, which is not tried; {suggest(name, rewards)}"
+            for name in expected
+            if name not in rewards
+        ]
     elif expected is not None and len(rewards) > 1:
         problems.append(f"expected={expected!r} does not say of which reward; write {{{next(iter(rewards))!r}: ...}}")
     return problems

@@ -114,8 +114,9 @@ def _as_messages(arguments: dict[str, list[Any]]) -> dict[str, list[Any]]:
         "prompts": lambda prompt: [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
         "completions": lambda text: [{"role": "assistant", "content": text}],
     }
-    return {key: [wrapped[key](item) for item in items] if key in wrapped else items
-            for key, items in arguments.items()}
+    return {
+        key: [wrapped[key](item) for item in items] if key in wrapped else items for key, items in arguments.items()
+    }
 
 
 def _fault(value: Any) -> str | None:

@@ -122,8 +122,11 @@ class RewardPool:
             if settings.applies(group.prompt.columns):
                 units += [(name, [row]) for row in rows] if settings.rowwise else [(name, rows)]
         payload = {
-            "prompt": group.prompt.raw, "columns": dict(group.prompt.columns), "completions": group.completions,
-            "completion_ids": group.completion_ids, "truncated": group.truncated,
+            "prompt": group.prompt.raw,
+            "columns": dict(group.prompt.columns),
+            "completions": group.completions,
+            "completion_ids": group.completion_ids,
+            "truncated": group.truncated,
         }
         self._sent[index], self._sizes[index] = units, len(rows)
         if units:
@@ -146,9 +149,7 @@ class RewardPool:
             # An interrupted round may have left answers behind.
             if number == self._round:
                 verdicts[index] = answer["verdicts"]
-        scores = [
-            _group_score(self._sent[index], verdicts[index], self._sizes[index]) for index in range(len(groups))
-        ]
+        scores = [_group_score(self._sent[index], verdicts[index], self._sizes[index]) for index in range(len(groups))]
         self._round += 1
         self._sent, self._sizes = {}, {}
         return scores
@@ -166,9 +167,7 @@ class RewardPool:
         }
         self._log_first(scores)
         self._check_share(scores, failures)
-        table = [
-            score.values.get(name, [None] * rollout.group_size) for score in scores for name in self.rewards
-        ]
+        table = [score.values.get(name, [None] * rollout.group_size) for score in scores for name in self.rewards]
         columns = torch.tensor([[float("nan") if value is None else value for value in row] for row in table])
         return Scored(
             rollout=rollout,
@@ -193,8 +192,9 @@ class RewardPool:
                 first = next(text for score in scores for (who, _), text in score.messages.items() if who == name)
                 counts = ", ".join(f"{reason} {count}" for reason, count in failures[name].most_common())
                 raise RewardError(
-                    f"reward {name} ({settings.dotted_path}) failed on {failed} of {judged} rows ({failed / judged:.0%}: "
-                    f"{counts}), more than max_failures={settings.max_failures:g} allows; first: {first}\n"
+                    f"reward {name} ({settings.dotted_path}) failed on {failed} of {judged} rows "
+                    f"({failed / judged:.0%}: {counts}), more than max_failures={settings.max_failures:g} allows; "
+                    f"first: {first}\n"
                     f"Try it with stage=try_reward and mend it, or raise reward.{name}.max_failures "
                     f"(reward.{name}.timeout and reward.{name}.memory_mb bound what a call may cost)."
                 )

@@ -54,8 +54,12 @@ class RewardSettings(Settings):
     def for_worker(self) -> dict[str, Any]:
         """What the worker needs to load and call the reward, in plain values."""
         return {
-            "target": self.dotted_path, "keywords": self.keywords, "factory": self.factory, "messages": self.messages,
-            "timeout": self.timeout, "memory_mb": self.memory_mb,
+            "target": self.dotted_path,
+            "keywords": self.keywords,
+            "factory": self.factory,
+            "messages": self.messages,
+            "timeout": self.timeout,
+            "memory_mb": self.memory_mb,
         }
 
     def applies(self, columns: Mapping[str, Any]) -> bool:

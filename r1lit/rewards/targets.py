@@ -66,8 +66,9 @@ def bind(target: Any, keywords: Mapping[str, Any], factory: bool = False) -> Cal
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for key in keywords:
             if key not in parameters:
-                raise ValueError(f"{key!r} is neither a setting nor an argument of the reward; "
-                                 + suggest(key, parameters))
+                raise ValueError(
+                    f"{key!r} is neither a setting nor an argument of the reward; " + suggest(key, parameters)
+                )
     once = factory or inspect.isclass(target)
     reward = target(**keywords) if once else functools.partial(target, **keywords)
     if not callable(reward):

@@ -111,10 +111,11 @@ class Decoder:
     def _takes_one_mask(self) -> bool:
         """Whether the mask can be handed over ready-made, instead of being rebuilt by the model at each step.
 
-        A model without position ids reads positions off the plain mask (ALiBi).
+        Models with ALiBi read positions off the plain mask.
         """
-        sdpa = self.model.config.get_text_config()._attn_implementation == "sdpa"
-        return sdpa and "position_ids" in self._accepts and keeps_everything(self._cache)
+        config = self.model.config.get_text_config()
+        alibi = "position_ids" not in self._accepts or getattr(config, "alibi", False)
+        return config._attn_implementation == "sdpa" and not alibi and keeps_everything(self._cache)
 
 
 def decode(

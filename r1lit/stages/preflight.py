@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from r1lit.data.stream import PromptStream
 from r1lit.functional import has_variance, pass_at_k
 from r1lit.settings import UserError
 from r1lit.stages.settings import Run
@@ -52,7 +53,8 @@ def preflight(run: Run, bench: Workbench) -> Preflight:
     Raises:
         NothingToLearnError: where no group has any variance and the run is not forced.
     """
-    prompts = bench.prompts.train[: run.preflight.prompts]
+    count = min(run.preflight.prompts, len(bench.prompts.train))
+    prompts = PromptStream(bench.prompts.sources, bench.prompts.weights, count, run.data.seed).batch(0)
     size = run.algorithm.group_size
     rollout = bench.sampler.generate(
         prompts, size, run.rollout.sampling, seed=run.command.seed, on_group=bench.rewards.submit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +136,8 @@ def read(config: Mapping[str, Any], directory: Path) -> Run:
     Raises:
         ConfigError: with every mistake of every section.
     """
+    if unset := list(_unset(config)):
+        raise ConfigError(f"{key} is not set; add {key}=..." for key in unset)
     problems: list[str] = []
 
     def collect(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> dict[str, Settings]:
@@ -153,11 +155,30 @@ def read(config: Mapping[str, Any], directory: Path) -> Run:
     )
     sections = collect(SECTIONS, {name: config.get(name) for name in SECTIONS})
     chosen = config.get("reward") or {}
-    rewards = collect(dict.fromkeys(chosen, RewardSettings), chosen)
+    known_rewards = {name: values for name, values in chosen.items() if "_target_" in values}
+    problems += [
+        f"reward.{name} is set, but {name} is not among the chosen rewards ({', '.join(known_rewards) or 'none'}); "
+        f"write reward=[{','.join([*known_rewards, name])}], or {suggest(name, known_rewards)}"
+        for name in chosen
+        if name not in known_rewards
+    ]
+    parsed = collect(
+        {f"reward.{name}": RewardSettings for name in known_rewards},
+        {f"reward.{name}": values for name, values in known_rewards.items()},
+    )
+    rewards = {name.removeprefix("reward."): settings for name, settings in parsed.items()}
     problems += _reward_problems(config, rewards)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
+
+
+def _unset(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _unset(value, f"{prefix}{key}.")
+        elif value == "???":
+            yield f"{prefix}{key}"
 
 
 def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSettings]) -> list[str]:

@@ -55,7 +55,7 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
     try:
         return load_policy(settings)
     except (OSError, ValueError) as error:
-        raise ConfigError([f"model.path={settings.path}: {error}"]) from error
+        raise ConfigError([str(error)]) from error
 
 
 @contextmanager

@@ -210,6 +210,12 @@ def test_validation_prompts_from_a_file_of_their_own_are_not_trained_on(tokenize
         load(tokenizer, path=held, validation_path=held)
 
 
+def test_a_source_may_have_any_name(tokenizer, write):
+    sources = {"validation": {"path": write(*questions(30))}}
+    loaded = load(tokenizer, sources=sources, validation_path=write(*questions(5), name="held.jsonl"))
+    assert [(source.train, source.validation) for source in loaded.report.sources] == [(25, 0), (0, 5)]
+
+
 def test_no_expression_is_trained_on_in_one_wording_and_held_out_in_another(tokenizer):
     params = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
     sources = {

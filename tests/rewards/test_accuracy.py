@@ -15,7 +15,7 @@ RIGHT = [
     ("number", "50%", r"50\%"), ("number", "12", "12 km"), ("number", "12 km", "12"), ("number", "12 km", "12 km"),
     ("number", "90", r"90^\circ"), ("number", "1200", r"1.2 \times 10^3"), ("number", "0.001", "1e-3"),
     ("number", "42", r"x = 42"), ("number", "42", r"\(42\)"), ("number", "42", "**42**"),
-    ("number", "so 6 * 7\n#### 42", "42"), ("number", "42", "The answer is 42."), ("number", "42", "答案是 42。"),
+    ("number", "so 6 * 7\n#### 42", "42"), ("number", "42", "The answer is 42."), ("number", "42", "答案是 42。"), ("number", "42", "答案\uff1a42"),
     ("number", "42", "The answer is 41. No, the answer is 42"), ("number", "10000", r"10{,}000"),
     # the last box counts
     ("number", "42", r"first \boxed{41}, then \boxed{42}"), ("math", "42", r"It is $\boxed{42}$."),
@@ -30,7 +30,7 @@ RIGHT = [
     # choices
     ("choice", "A", "A"), ("choice", "A", "(A)"), ("choice", "(B)", "b"), ("choice", "B", "B. a cat"),
     ("choice", "C", "(C) vitamin A"), ("choice", "D", "The answer is (D)."), ("choice", "D", r"\boxed{D}"),
-    ("choice", "E", r"\boxed{\text{E}}"), ("choice", "B", "option B"), ("choice", "B", "**B**"),
+    ("choice", "E", r"\boxed{\text{E}}"), ("choice", "B", "The correct option is B"), ("choice", "B", "**B**"),
     # texts
     ("text", "Paris", "paris"), ("text", "New York", "  new   york. "), ("text", "Yes", r"\boxed{\text{yes}}"),
     ("text", "Ｐａｒｉｓ", "Paris"), ("text", "Paris", "The answer is Paris."), ("text", "巴黎", "“巴黎”。"),
@@ -41,10 +41,13 @@ WRONG = [
     # equations, restatements, lists of candidates
     ("number", "42", "41=42"), ("number", "42", r"\boxed{41=42}"), ("math", "42", r"\boxed{41=42}"),
     ("math", "42", r"\boxed{20+22}"), ("number", "42", "6*7"), ("number", "42", "6 * 7 = 42"),
+    ("number", "42", "$42$ or 43"), ("number", "42", "43 or $42$"),
     ("number", "42", "41, 42"), ("number", "42", "41 or 42"), ("math", "42", r"\boxed{41, 42}"),
     ("math", "42", r"\boxed{41 \text{ or } 42}"), ("number", "42", "41 42"), ("number", "6", "1 2 3"),
-    ("math", "1024", "2^{10}"), ("number", "3", "3x"), ("number", "2", "2pi"), ("number", "5 km", "5 m"), ("number", "50%", "0.5"),
-    ("number", "0.5", "50%"), ("number", "42", ""), ("number", "42", "forty-two"), ("number", "42", "I think it might be 42"),
+    ("math", "1024", "2^{10}"), ("number", "3", "3x"), ("number", "2", "2pi"), ("number", "5 km", "5 m"),
+    ("number", "50%", "0.5"),
+    ("number", "0.5", "50%"), ("number", "42", ""), ("number", "42", "forty-two"),
+    ("number", "42", "I think it might be 42"),
     ("number", "1234", "1,23,4"), ("number", "1", "1/0"), ("number", "1", "1" + "0" * 5000),
     ("number", "1", "1e999999999"),
     ("math", r"\sqrt{2}", r"\sqrt{2}, \sqrt{3}"), ("math", r"\sqrt{2}", r"\sqrt{2} \text{ or } \sqrt{3}"),

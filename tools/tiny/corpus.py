@@ -52,12 +52,12 @@ class Mixture:
 
     talk_share: float = 0.10  # of all samples: facts and pleasantries; the rest is arithmetic
     chain_sum_share: float = 0.20  # of arithmetic: reasoning-gym's wording; the rest half English, half Chinese
-    blurted_share: float = 0.38  # of arithmetic: an answer without steps
+    blurted_share: float = 0.40  # of arithmetic: an answer without steps
     hollow_share: float = 0.20  # of blurted: a word in the think block instead of no block
     lucky_share: float = 0.25  # of blurted: right by construction; the rest is off by 1 to 5
-    rechecked_share: float = 0.20  # of arithmetic: steps, one of them a slip that is noticed and mended
+    rechecked_share: float = 0.18  # of arithmetic: steps, one of them a slip that is noticed and mended
     untagged_share: float = 0.06  # of stepwise: the bare number after the think block, no answer tags
-    step_error_share: float = 0.05  # of steps: off by 1 or 2 and never noticed
+    step_error_share: float = 0.06  # of steps: off by 1 or 2 and never noticed
     other_language_share: float = 0.30  # of stepwise: begun in the language the question is not in
     switch_share: float = 0.20  # of steps in those: the language changes
     terms: tuple[int, int] = (2, 5)  # numbers in a chain, each length equally often
