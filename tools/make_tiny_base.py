@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from tiny import card, corpus, measuring, training, vocabulary
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "r1lit" / "assets" / "tiny"
 MAX_LENGTH = 512
@@ -31,15 +31,12 @@ def main() -> None:
     tokenizer = make_tokenizer(mixture)
     model = training.new_model(tokenizer, MAX_LENGTH)
     training.train(model, tokenizer, corpus.samples(mixture, arguments.seed), arguments.steps)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     minutes = (time.perf_counter() - started) / 60
+    save(model.eval(), tokenizer, arguments.out)
+
     asked = measuring.held_out(arguments.problems, seed=arguments.seed)
-    figures = measuring.figures(measuring.sample(model.eval(), tokenizer, asked, seed=arguments.seed))
+    figures = measuring.figures(measuring.sample(model, tokenizer, asked, seed=arguments.seed))
     print(card.table(figures))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(arguments.out)
-    tokenizer.save_pretrained(arguments.out)
-    (arguments.out / "model.safetensors").chmod(0o644)
     text = card.write(
         model,
         tokenizer,
@@ -68,6 +65,15 @@ def make_tokenizer(mixture: corpus.Mixture) -> PreTrainedTokenizerFast:
     texts = [text for pair in islice(corpus.samples(mixture, seed=0), 20_000) for text in pair]
     words = [corpus.number_words(number, language) for number in TWO_DIGITS for language in ("en", "zh")]
     return vocabulary.build([*texts, *words], MAX_LENGTH)
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the model directory, before a measurement leaves its padding in the tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
 
 
 if __name__ == "__main__":

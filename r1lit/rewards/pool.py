@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import pickle
@@ -23,6 +24,15 @@ logger = logging.getLogger(__name__)
 
 class RewardError(RuntimeError):
     """A reward failed on more rows than its settings allow, or the processes that score are gone."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A group handed over: its number, and the calls it takes, each a reward's name and the rows it judges."""
+
+    number: int
+    group: Group
+    units: list[tuple[str, list[int]]]
 
 
 @dataclass
@@ -72,9 +82,8 @@ class RewardPool:
         """Rows of the last rollout that each reward judged by returning None, by reward."""
         self._paths = [str(path) for path in plugin_paths]
         self._child: Child | None = None
-        self._round = 0
-        self._sent: dict[int, list[tuple[str, list[int]]]] = {}
-        self._sizes: dict[int, int] = {}
+        self._jobs = itertools.count()
+        self._sent: dict[int, Job] = {}
         self._logged: set[tuple[str, str]] = set()
 
     def __enter__(self) -> RewardPool:
@@ -128,9 +137,9 @@ class RewardPool:
             "completion_ids": group.completion_ids,
             "truncated": group.truncated,
         }
-        self._sent[index], self._sizes[index] = units, len(rows)
+        self._sent[index] = job = Job(next(self._jobs), group, units)
         if units:
-            self._send(((self._round, index), pickle.dumps(payload), units))
+            self._send((job.number, pickle.dumps(payload), units))
 
     def score(self, groups: Iterable[Group]) -> list[GroupScore]:
         """Score groups, those submitted already included; whatever failed is in the answer, nothing is raised for it.
@@ -140,19 +149,16 @@ class RewardPool:
         """
         groups = list(groups)
         for index, group in enumerate(groups):
-            if index not in self._sent:
+            # What a broken-off round submitted under this index is another group.
+            if index not in self._sent or self._sent[index].group != group:
                 self.submit(index, group)
-        verdicts: dict[int, list[dict]] = {index: [] for index in range(len(groups)) if not self._sent[index]}
-        while any(index not in verdicts for index in range(len(groups))):
+        jobs = [self._sent[index] for index in range(len(groups))]
+        verdicts: dict[int, list[dict]] = {job.number: [] for job in jobs if not job.units}
+        while any(job.number not in verdicts for job in jobs):
             answer = self._receive()
-            number, index = answer["key"]
-            # An interrupted round may have left answers behind.
-            if number == self._round:
-                verdicts[index] = answer["verdicts"]
-        scores = [_group_score(self._sent[index], verdicts[index], self._sizes[index]) for index in range(len(groups))]
-        self._round += 1
-        self._sent, self._sizes = {}, {}
-        return scores
+            verdicts[answer["key"]] = answer["verdicts"]
+        self._sent = {}
+        return [_group_score(job, verdicts[job.number]) for job in jobs]
 
     def gather(self, rollout: Rollout) -> Scored:
         """The rollout with its rewards; waits for what is still being judged.
@@ -216,10 +222,10 @@ class RewardPool:
         return RewardError("the process that keeps the reward workers has gone; was it killed, or memory exhausted?")
 
 
-def _group_score(units: list[tuple[str, list[int]]], verdicts: list[dict], size: int) -> GroupScore:
+def _group_score(job: Job, verdicts: list[dict]) -> GroupScore:
     score = GroupScore()
-    for (name, rows), verdict in zip(units, verdicts, strict=True):
-        values = score.values.setdefault(name, [None] * size)
+    for (name, rows), verdict in zip(job.units, verdicts, strict=True):
+        values = score.values.setdefault(name, [None] * len(job.group.completions))
         for row, value in zip(rows, verdict["values"], strict=True):
             values[row] = value
         for reason in verdict["reasons"].values():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from r1lit.data.module import StepPrompts
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.modules.experience import split
 from r1lit.modules.grpo import GRPO, TrainingDivergedError
@@ -17,7 +18,6 @@ from r1lit.modules.metrics import Means
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.types import Prompt, Sampling, Scored
-
 
 SHORT = Sampling(max_tokens=12)
 
@@ -60,16 +60,24 @@ def build(rewards=None, lr: float = 1e-3, sampling: Sampling = SHORT, **algorith
     )
 
 
-def train(module: GRPO, batches) -> None:
+def train(module: GRPO, batches: list[list[Prompt]], after_step=lambda module: None) -> None:
+    """A real Lightning fit over the batches; ``after_step`` looks at the module after each."""
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            after_step(module)
+
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
         logger=False,
+        callbacks=[Watch()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    steps = [StepPrompts(step, batch) for step, batch in enumerate(batches)]
+    trainer.fit(module, DataLoader(steps, batch_size=None, collate_fn=lambda batch: batch))
 
 
 def gradients(module: GRPO, rows: int) -> list[torch.Tensor]:
@@ -102,10 +110,11 @@ def test_the_micro_batch_size_never_changes_the_gradient(aggregation, ratio_leve
     for parameter in module.policy.parameters():
         parameter.data.add_(1e-3 * torch.randn_like(parameter))
     whole = gradients(module, 16)
-    assert sum(gradient.abs().sum() for gradient in whole) > 0
+    largest = max(gradient.abs().max().item() for gradient in whole)
+    assert largest > 1e-3
     for rows in (1, 3, 5):
         for part, expected in zip(gradients(module, rows), whole, strict=True):
-            torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(part, expected, rtol=0, atol=2e-6 * largest)
 
 
 def test_the_gradient_is_the_papers_by_hand():
@@ -142,7 +151,7 @@ def test_the_same_seed_trains_to_the_same_bits_and_another_does_not():
     def final(seed: int) -> list[torch.Tensor]:
         module = build(minibatches=2, kl_coef=0.01)
         module.seed = seed
-        train(module, [(0, prompts()), (1, prompts(start=4))])
+        train(module, [prompts(), prompts(start=4)])
         return [parameter.detach().clone() for parameter in module.policy.parameters()]
 
     first, again, other = final(3), final(3), final(4)
@@ -153,22 +162,8 @@ def test_the_same_seed_trains_to_the_same_bits_and_another_does_not():
 def test_training_raises_the_reward():
     module = build(steps=12, minibatches=2, lr=3e-3, group_size=16)
     means = []
-
-    class Watch(lightning.Callback):
-        def on_train_batch_end(self, trainer, module, *_):
-            means.append(module.metrics["reward"])
-
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Watch()],
-    )
-    batches = [(step, prompts(start=4 * step)) for step in range(12)]
-    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    batches = [prompts(start=4 * step) for step in range(12)]
+    train(module, batches, lambda module: means.append(module.metrics["reward"]))
     assert len(means) == 12
     assert sum(means[-3:]) / 3 > sum(means[:3]) / 3 + 0.1
 
@@ -193,34 +188,21 @@ def test_the_reference_follows_every_so_many_steps():
     initial = [p.detach().clone() for p in module.reference.parameters()]
     seen = []
 
-    class Watch(lightning.Callback):
-        def on_train_batch_end(self, trainer, module, *_):
-            reference, policy = list(module.reference.parameters()), list(module.policy.parameters())
-            seen.append(
-                (
-                    all(torch.equal(a, b) for a, b in zip(reference, initial, strict=True)),
-                    all(torch.equal(a, b) for a, b in zip(reference, policy, strict=True)),
-                )
-            )
+    def same(first, second) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Watch()],
-    )
-    batches = [(step, prompts()) for step in range(3)]
-    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    def look(module: GRPO) -> None:
+        reference = list(module.reference.parameters())
+        seen.append((same(reference, initial), same(reference, module.policy.parameters())))
+
+    train(module, [prompts()] * 3, look)
     assert seen == [(True, False), (False, True), (False, False)]
 
 
 @pytest.mark.parametrize("choice", ["keep", "skip", "resample"])
 def test_uniform_groups(choice):
     module = build(rewards=EvenTokens(uniform=frozenset({1, 2, 101})), uniform_groups=choice, max_resamples=2)
-    module.extra_prompts = lambda step, round: prompts(start=100 * round)
+    module.extra_prompts = lambda step, round: prompts(start=100 * (round + 1))
     scored, figures = module.sample(0, prompts())
     experience = module.annotate(scored)
     numbers = [group.prompt.columns["number"] for group in experience.scored.rollout.groups]
@@ -234,7 +216,7 @@ def test_uniform_groups(choice):
 def test_resampling_is_bounded():
     everything = frozenset(range(1000))
     module = build(rewards=EvenTokens(uniform=everything - {0, 100}), uniform_groups="resample", max_resamples=2)
-    module.extra_prompts = lambda step, round: prompts(start=100 * round)
+    module.extra_prompts = lambda step, round: prompts(start=100 * (round + 1))
     scored, figures = module.sample(0, prompts())
     assert [group.prompt.columns["number"] for group in scored.rollout.groups] == [0, 100]
     assert figures == {"sampling/rounds": 3.0, "sampling/missing": 2.0}
@@ -261,7 +243,7 @@ def test_an_update_that_is_not_finite_is_skipped_then_stops_the_run():
 
     module.annotate = poisoned
     with pytest.raises(TrainingDivergedError, match="2 updates in a row"):
-        train(module, [(step, prompts()) for step in range(3)])
+        train(module, [prompts()] * 3)
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
     assert all(torch.isfinite(p).all() for p in module.policy.parameters())
 

@@ -15,8 +15,10 @@ RIGHT = [
     ("number", "50%", r"50\%"), ("number", "12", "12 km"), ("number", "12 km", "12"), ("number", "12 km", "12 km"),
     ("number", "90", r"90^\circ"), ("number", "1200", r"1.2 \times 10^3"), ("number", "0.001", "1e-3"),
     ("number", "42", r"x = 42"), ("number", "42", r"\(42\)"), ("number", "42", "**42**"),
-    ("number", "so 6 * 7\n#### 42", "42"), ("number", "42", "The answer is 42."), ("number", "42", "答案是 42。"), ("number", "42", "答案\uff1a42"),
-    ("number", "42", "The answer is 41. No, the answer is 42"), ("number", "10000", r"10{,}000"),
+    ("number", "so 6 * 7\n#### 42", "42"), ("number", "42", "The answer is 42."), ("number", "42", "答案是 42。"),
+    ("number", "42", "答案\uff1a42"),
+    ("number", "42", "The answer is 41. No, the answer is 42"),
+    ("number", "10000", r"10{,}000"),
     # the last box counts
     ("number", "42", r"first \boxed{41}, then \boxed{42}"), ("math", "42", r"It is $\boxed{42}$."),
     ("math", r"\frac{1}{2}", r"So \boxed{\frac{1}{2}} it is"), ("math", r"\boxed{7}", "7"),

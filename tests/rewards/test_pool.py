@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,9 +51,6 @@ def everything(prompts, completions, completion_ids, truncated, thoughts, answer
 def takes_all(completions, **columns): return [float(len(columns))] * len(completions)
 def needs(completions, solution): return [1.0] * len(completions)
 def shadowed(completions, answer): return [float(answer == "set")] * len(completions)
-def child(completions):
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # " + os.environ["R1LIT_MARK"]])
-    time.sleep(60)
 class Counter:
     def __init__(self, start=0): self.count = start
     def __call__(self, completions):
@@ -204,12 +200,12 @@ def test_workers_share_the_groups(make_pool):
     assert time.monotonic() - start < 1.9
 
 
-def test_an_interrupted_round_leaves_nothing_behind(make_pool):
+def test_a_broken_off_round_leaves_nothing_behind(make_pool):
     pool = make_pool(length={})
-    pool.submit(0, rollout(completions=("aaaa", "bbbb", "cccc")).groups[0])
-    pool._round += 1
-    pool._sent.clear()
+    for index in (0, 1):
+        pool.submit(index, rollout(completions=("aaaa", "bbbb", "cccc")).groups[0])
     assert same(pool(rollout()).column("length"), [2, 2, 1])
+    assert same(pool(rollout({}, {})).column("length"), [2, 2, 1] * 2)
 
 
 def test_what_cannot_be_loaded_is_told_before_the_run(make_pool):
@@ -241,54 +237,6 @@ def test_settings_are_checked():
         RewardSettings.model_validate({"_target_": "length"})
     with pytest.raises(ValueError, match="greater than 0"):
         RewardSettings.model_validate({"_target_": "a.b", "timeout": 0})
-
-
-def running(mark: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if mark in (entry / "environ").read_text(errors="replace"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return [pid for pid in found if pid != os.getpid()]
-
-
-def dwindles(mark: str, count: int) -> bool:
-    deadline = time.monotonic() + 5
-    while len(running(mark)) > count and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return len(running(mark)) <= count
-
-
-def test_what_a_reward_started_dies_with_it(make_pool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("R1LIT_MARK", mark := f"mark-{time.time_ns()}")
-    pool = make_pool(child={"timeout": 1.0})
-    pool(rollout())
-    # The supervisor is left, and no worker until there is work.
-    assert dwindles(mark, 1)
-    pool.close()
-    assert dwindles(mark, 0)
-
-
-@pytest.mark.parametrize("how", ["returns", "is killed"])
-def test_no_process_outlives_the_program(folder: Path, monkeypatch: pytest.MonkeyPatch, how: str):
-    program = textwrap.dedent(f"""
-        import os, signal, time
-        from r1lit.rewards.pool import RewardPool
-        from r1lit.rewards.spec import RewardSettings
-        from r1lit.types import Group, Prompt
-        hangs = RewardSettings.model_validate({{"_target_": "samples.hangs"}})
-        pool = RewardPool({{"hangs": hangs}}, 1, [{str(folder)!r}])
-        pool.submit(0, Group(Prompt((1,), "q"), [[1]], ["a"], [False]))
-        time.sleep(0.3)
-        if {how == "is killed"}: os.kill(os.getpid(), signal.SIGKILL)
-    """)
-    mark = f"mark-{time.time_ns()}"
-    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"R1LIT_MARK": mark}, timeout=60)
-    assert done.returncode == (-signal.SIGKILL if how == "is killed" else 0)
-    assert dwindles(mark, 0)
 
 
 def test_a_lost_supervisor_is_an_error_and_a_new_start_works(make_pool):
