@@ -126,8 +126,8 @@ def run_trl(options: argparse.Namespace, rows: list[dict]) -> list[Phases]:
         model, tokenizer = load_policy(ModelSettings(path=options.model))
         config = trl.GRPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=min(rows_per_update, options.micro_batch_rows),
-            gradient_accumulation_steps=max(1, rows_per_update // options.micro_batch_rows),
+            per_device_train_batch_size=rows_per_update // options.trl_micro_batches,
+            gradient_accumulation_steps=options.trl_micro_batches,
             generation_batch_size=options.prompts * options.group,
             num_generations=options.group,
             max_completion_length=options.max_tokens,
@@ -153,14 +153,25 @@ def run_trl(options: argparse.Namespace, rows: list[dict]) -> list[Phases]:
         trainer = trl.GRPOTrainer(
             model=model,
             processing_class=tokenizer,
-            reward_funcs=[accuracy, format_reward],
+            reward_funcs=[accuracy_for_trl, format_for_trl],
             args=config,
             train_dataset=data,
         )
+        trainer.remove_callback(transformers.PrinterCallback)
         stopwatch = Stopwatch(trainer, options.updates * config.gradient_accumulation_steps)
         trainer.train()
         LENGTHS["trl"] += [log["completions/mean_length"] for log in trainer.state.log_history if "reward" in log]
     return stopwatch.steps[1:]
+
+
+def accuracy_for_trl(completions, answer, task, **_) -> list[float | None]:
+    """The accuracy reward, taking and ignoring what else TRL passes."""
+    return accuracy(completions=completions, answer=answer, task=task)
+
+
+def format_for_trl(completions, **_) -> list[float]:
+    """The format reward, likewise."""
+    return format_reward(completions)
 
 
 class Stopwatch:
@@ -223,7 +234,8 @@ def parse() -> argparse.Namespace:
         ("group", 16),
         ("updates", 2),
         ("max-tokens", 64),
-        ("micro-batch-rows", 128),
+        ("micro-batch-rows", 32),
+        ("trl-micro-batches", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--model", default="tiny", help="a model folder; the embedded tiny model by default")

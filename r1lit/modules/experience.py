@@ -45,7 +45,7 @@ class Experience:
         """The rows of one update, longest first, each token with its share of the whole update's loss."""
         rollout = self.scored.rollout
         rows = rows.to(self.advantages.device)
-        rows = rows[torch.argsort(rollout.lengths[rows], descending=True, stable=True)]
+        rows = rows[torch.argsort(row_lengths(rollout)[rows], descending=True, stable=True)]
         input_ids, target_mask = collate(rollout, rows)
         width = int(rollout.lengths[rows].max())
 
@@ -61,6 +61,12 @@ class Experience:
             old_logprobs=columns(self.old_logprobs),
             ref_logprobs=columns(self.ref_logprobs),
         )
+
+
+def row_lengths(rollout: Rollout) -> Tensor:
+    """int64 [N], tokens of prompt and completion: rows of like length together waste little on padding."""
+    lengths = rollout.lengths
+    return lengths + torch.tensor([len(ids) for ids in rollout.prompt_ids], device=lengths.device)
 
 
 def collate(rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from r1lit.functional import group_advantages, has_variance, policy_loss
 from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
-from r1lit.modules.experience import Experience, collate, concatenate, keep_groups, split
+from r1lit.modules.experience import Experience, collate, concatenate, keep_groups, row_lengths, split
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
@@ -149,7 +149,7 @@ class GRPO(lightning.LightningModule):
     def logprobs_under(self, model: nn.Module, rollout: Rollout) -> Tensor:
         """float32 [N, T], the completions' log-probs under a model, computed longest rows first."""
         table = torch.zeros_like(rollout.logprobs)
-        order = torch.argsort(rollout.lengths, descending=True)
+        order = torch.argsort(row_lengths(rollout), descending=True)
         for rows in order.split(self.algorithm.micro_batch_rows):
             mask = rollout.completion_mask[rows]
             width = int(mask.sum(-1).max())

@@ -16,13 +16,13 @@ import torch
 
 from r1lit.rewards.process import Child
 from r1lit.rewards.spec import RewardSettings
-from r1lit.settings import ConfigError
+from r1lit.settings import ConfigError, UserError
 from r1lit.types import Group, Rollout, Scored
 
 logger = logging.getLogger(__name__)
 
 
-class RewardError(RuntimeError):
+class RewardError(UserError):
     """A reward failed on more rows than its settings allow, or the processes that score are gone."""
 
 

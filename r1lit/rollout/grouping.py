@@ -9,7 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from r1lit.rollout.decoding import Drawn
 from r1lit.rollout.sampler import OnGroup
+from r1lit.settings import UserError
 from r1lit.types import Group, Prompt, Rollout, Sampling
+
+
+class NonFiniteLogitsError(UserError, FloatingPointError):
+    """The model's logits hold NaN or infinity, so nothing can be sampled from it."""
 
 
 class GroupCollector:
@@ -42,7 +47,7 @@ class GroupCollector:
         """Take note of finished rows; one may be named again.
 
         Raises:
-            FloatingPointError: if a group's log-probabilities are not finite.
+            NonFiniteLogitsError: if a group's log-probabilities are not finite.
         """
         for row in rows:
             b = row // self._size
@@ -74,7 +79,7 @@ class GroupCollector:
     def _require_finite(self, b: int, logprobs: Tensor) -> None:
         bad = int((~logprobs.isfinite()).any(-1).sum())
         if bad:
-            raise FloatingPointError(
+            raise NonFiniteLogitsError(
                 f"{bad} of {self._size} completions of prompt {b} have log-probabilities that are not finite: the "
                 "model's logits overflowed or its weights hold NaN; go back to an earlier checkpoint"
             )

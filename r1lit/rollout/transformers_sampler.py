@@ -58,7 +58,7 @@ class TransformersSampler:
 
         Raises:
             ValueError: without prompts, completions or tokens to draw, or if a prompt leaves no room for them.
-            FloatingPointError: if the model's logits are not finite.
+            NonFiniteLogitsError: if the model's logits are not finite.
         """
         self._check(prompts, group_size, sampling)
         device = self.model.get_input_embeddings().weight.device

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lit.data.prompts import LoadedPrompts, load_prompts
+from r1lit.data.prompts import Check, LoadedPrompts, load_prompts
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rewards.gold import gold_problem
 from r1lit.rewards.pool import RewardPool
@@ -64,21 +64,29 @@ def workbench(run: Run) -> Iterator[Workbench]:
     with reward_pool(run) as rewards:
         policy, tokenizer = load_model(run.model)
         policy.to(device_of(run.trainer.accelerator))
-        checks = (gold_problem,) if "accuracy" in run.rewards else ()
-        prompts = load_prompts(run.data, tokenizer, checks)
-        _check_lengths(run, policy)
+        prompts = load_prompts(run.data, tokenizer, _checks(run))
+        _check_lengths(run, policy, prompts)
         sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
         yield Workbench(policy, tokenizer, prompts, sampler, rewards)
 
 
-def _check_lengths(run: Run, policy: PreTrainedModel) -> None:
-    limit = getattr(policy.config, "max_position_embeddings", None)
-    longest = run.data.max_prompt_tokens + max(run.rollout.max_tokens, run.evaluation.max_tokens)
-    if limit and longest > limit:
+def _checks(run: Run) -> Sequence[Check]:
+    """What a row must pass beside being a prompt: an answer that the accuracy reward can compare with."""
+    accuracy = run.rewards.get("accuracy")
+    if accuracy is None:
+        return ()
+    return (lambda columns: gold_problem(columns) if accuracy.applies(columns) else None,)
+
+
+def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) -> None:
+    positions = getattr(policy.config, "max_position_embeddings", None)
+    prompt = max(len(prompt.ids) for prompt in [*prompts.train, *prompts.validation])
+    completion = max(run.rollout.max_tokens, run.evaluation.max_tokens)
+    if positions and prompt + completion > positions:
         raise ConfigError(
             [
-                f"data.max_prompt_tokens={run.data.max_prompt_tokens} and the longest completion make {longest} "
-                f"tokens, but the model has {limit} positions; lower rollout.max_tokens, evaluation.max_tokens or "
-                "data.max_prompt_tokens"
+                f"the longest prompt has {prompt} tokens and a completion may have {completion}, but the model has "
+                f"only {positions} positions; set rollout.max_tokens and evaluation.max_tokens to {positions - prompt} or "
+                "less, or lower data.max_prompt_tokens"
             ]
         )

@@ -58,7 +58,8 @@ class Summary:
         self.add(preflight=found.figures())
         self.say(
             f"pre-flight: pass@1 {found.pass_1:.2f}, pass@{found.group_size} {found.pass_k:.2f} on "
-            f"{found.prompts} prompts; {found.varied_groups:.0%} of groups have something to teach; {found.truncated:.0%} truncated; prompts of "
+            f"{found.prompts} prompts; "
+            f"{found.varied_groups:.0%} of groups have something to teach; {found.truncated:.0%} truncated; prompts of "
             f"{found.shortest_prompt}-{found.longest_prompt} tokens; about {found.memory_gb:.2g} GB needed"
         )
 

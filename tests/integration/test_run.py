@@ -253,6 +253,7 @@ def test_ones_own_questions_and_ones_own_reward(r1lit, tmp_path):
 def test_evaluate_a_runs_model(r1lit, finished, tmp_path):
     r1lit(
         "stage=evaluate",
+        "model=tiny",
         f"model.path={only_run(finished) / 'model'}",
         "data=tiny",
         "evaluation.prompts=10",
