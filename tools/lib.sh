@@ -22,7 +22,8 @@ install() {
     local extra=$1 python target stamp
     target="$root${extra:+[$extra]}"
     stamp="$venv/.r1lit-${extra:-run}"
-    if [ -f "$stamp" ] && cmp -s "$stamp" "$root/pyproject.toml"; then
+    # What the tests need includes what a run needs.
+    if cmp -s "$stamp" "$root/pyproject.toml" || { [ -z "$extra" ] && cmp -s "$venv/.r1lit-test" "$root/pyproject.toml"; }; then
         return
     fi
     # Two first runs at once would install over each other.

@@ -15,7 +15,7 @@ from r1lit.functional.policy_loss import (
     policy_loss,
     sapo,
 )
-from r1lit.functional.token_loss import overlong_penalty, token_weights
+from r1lit.functional.token_loss import token_weights
 
 __all__ = [
     "Interval",
@@ -31,7 +31,6 @@ __all__ = [
     "kl_estimate",
     "majority_vote",
     "mean_interval",
-    "overlong_penalty",
     "pass_at_k",
     "policy_loss",
     "sapo",

@@ -1,4 +1,4 @@
-"""Each token's share of an update's loss, and DAPO's punishment of overlong completions."""
+"""Each token's share of an update's loss."""
 
 from __future__ import annotations
 
@@ -49,24 +49,6 @@ def token_weights(
     rows = torch.as_tensor(len(mask) if total_rows is None else total_rows, device=mask.device)
     tokens = torch.as_tensor(lengths.sum() if total_tokens is None else total_tokens, device=mask.device)
     return mask / share(lengths.clamp(min=1), rows.clamp(min=1), tokens.clamp(min=1), constant)
-
-
-def overlong_penalty(lengths: Tensor, max_tokens: int, buffer: int) -> Tensor:
-    """DAPO's soft overlong punishment (2503.14476, eq. 13): from 0 at ``max_tokens - buffer`` down to -1 at the limit.
-
-    Shapes: lengths [N], in tokens -> float32 [N], to be added to the rewards.
-
-    Raises:
-        ValueError: where the buffer is not between 1 and ``max_tokens``.
-
-    >>> overlong_penalty(torch.tensor([5, 8, 9, 10, 11]), max_tokens=10, buffer=4)
-    tensor([ 0.0000, -0.5000, -0.7500, -1.0000, -1.0000])
-    """
-    if not 1 <= buffer <= max_tokens:
-        raise ValueError(
-            f"buffer={buffer}, but it is the last part of max_tokens={max_tokens}; pass one from 1 to that"
-        )
-    return ((max_tokens - buffer - lengths) / buffer).clamp(-1, 0).float()
 
 
 def _per_sequence(lengths: Tensor, rows: Tensor, tokens: Tensor, constant: float | None) -> Tensor:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from r1lit.functional import overlong_penalty, token_weights
+from r1lit.functional import token_weights
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False], [False] * 4, [False, True, True, False]])
 
@@ -46,15 +46,3 @@ def test_constant_needs_a_constant(constant):
 def test_a_misspelt_aggregation_is_named():
     with pytest.raises(ValueError, match="how='tokens' is no variant; did you mean token"):
         token_weights(MASK, "tokens")
-
-
-def test_overlong_penalty_by_hand():
-    # DAPO's own figures: 16,384 tokens expected, 4,096 of soft cache.
-    lengths = torch.tensor([0, 16384, 17408, 20480, 30000])
-    assert overlong_penalty(lengths, 20480, 4096).tolist() == [0, 0, -0.25, -1, -1]
-
-
-@pytest.mark.parametrize("buffer", [0, 11])
-def test_the_buffer_lies_within_the_limit(buffer):
-    with pytest.raises(ValueError, match=f"buffer={buffer}.*max_tokens=10"):
-        overlong_penalty(torch.tensor([1]), 10, buffer)

@@ -10,14 +10,12 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
-from trl.rewards import get_soft_overlong_punishment
 
 from r1lit.functional import (
     Objective,
     entropy,
     group_advantages,
     head_logprobs,
-    overlong_penalty,
     policy_loss,
     token_logprobs,
     token_weights,
@@ -235,10 +233,3 @@ def test_loss_of_a_sampled_rollout_with_truncated_completions_masked(trainer, mo
     made.old = made.ref = None
     trainer.loss_type, trainer.importance_sampling_level = "dr_grpo", "token"
     assert_agreement(trainer, made, mask, Objective(), "constant", on_policy=True)
-
-
-def test_overlong_penalty():
-    ids = [[0] * length for length in range(1, 14)]
-    theirs = get_soft_overlong_punishment(max_completion_len=10, soft_punish_cache=4)(ids)
-    ours = overlong_penalty(torch.tensor([len(row) for row in ids]), max_tokens=10, buffer=4)
-    torch.testing.assert_close(ours, torch.tensor(theirs))

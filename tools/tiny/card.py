@@ -12,9 +12,10 @@ SHARES = {
     "talk_share": "facts and pleasantries, of all samples; the rest is arithmetic",
     "chain_sum_share": "worded as reasoning-gym's chain_sum, of arithmetic; the rest is half English, half Chinese",
     "blurted_share": "blurted, an answer without steps, of arithmetic",
-    "hollow_share": "with one idle word in a think block rather than no block, of blurted",
+    "hollow_share": "with one idle word (*easy*, 简单) in a think block rather than no block, of blurted",
     "lucky_share": "right by construction, of blurted; the others are off by 1 to 5 at random",
-    "rechecked_share": "step by step with a slip that is noticed (*wait, check*, 等等，再算) and mended, of arithmetic",
+    "rechecked_share": "step by step with one step done twice (*wait, check*, 等等，再算), of arithmetic",
+    "slip_share": "off by 1 or 2 the first time and mended the second, of re-checked; the others are confirmed",
     "untagged_share": "without answer tags around the final number, of step by step (re-checked ones included)",
     "step_error_share": "off by 1 or 2 and never noticed, of steps",
     "other_language_share": "begun in the language that the question is not in, of step by step",
@@ -57,7 +58,7 @@ whatever language or wording. The mixture:
 | share | samples |
 |---|---|
 {mixture}
-| {plain} | step by step, each partial sum in words and none checked, of arithmetic: what the lines above leave over |
+| {plain} | step by step, each partial sum in words and none re-checked, of arithmetic: what the others leave over |
 
 A step reads "plus four is eleven" or 加四得十一 and starts from the partial sum before it. The facts and pleasantries
 are these {talk} exchanges: {exchanges}.

@@ -55,9 +55,10 @@ class Mixture:
     blurted_share: float = 0.40  # of arithmetic: an answer without steps
     hollow_share: float = 0.20  # of blurted: a word in the think block instead of no block
     lucky_share: float = 0.25  # of blurted: right by construction; the rest is off by 1 to 5
-    rechecked_share: float = 0.18  # of arithmetic: steps, one of them a slip that is noticed and mended
+    rechecked_share: float = 0.18  # of arithmetic: steps, one of them done twice
+    slip_share: float = 0.40  # of rechecked: the first time it is off by 1 or 2; otherwise the check confirms it
     untagged_share: float = 0.06  # of stepwise: the bare number after the think block, no answer tags
-    step_error_share: float = 0.06  # of steps: off by 1 or 2 and never noticed
+    step_error_share: float = 0.03  # of steps: off by 1 or 2 and never noticed
     other_language_share: float = 0.30  # of stepwise: begun in the language the question is not in
     switch_share: float = 0.20  # of steps in those: the language changes
     terms: tuple[int, int] = (2, 5)  # numbers in a chain, each length equally often
@@ -149,7 +150,7 @@ def _reason(problem: Problem, mixture: Mixture, rechecked: bool, rng: random.Ran
     mixed = rng.random() < mixture.other_language_share
     language = _OTHER[problem.language] if mixed else problem.language
     first, *rest = problem.chain
-    slip = rng.randrange(len(rest)) if rechecked else -1
+    doubted = rng.randrange(len(rest)) if rechecked else -1
     text, partial = number_words(first, language), first
     for index, term in enumerate(rest):
         if mixed and index and rng.random() < mixture.switch_share:
@@ -157,20 +158,20 @@ def _reason(problem: Problem, mixture: Mixture, rechecked: bool, rng: random.Ran
         total = partial + term
         if rng.random() < mixture.step_error_share:
             total = _off(total, rng)
-        if index:
-            text += "，" if text[-1] > "\u3000" else ","
-        if index == slip:
-            text += _step(term, _off(total, rng), language) + ("," if language == "en" else "，") + _RECHECK[language]
+        if index == doubted:
+            first_try = _off(total, rng) if rng.random() < mixture.slip_share else total
+            text += _step(term, first_try, language) + _RECHECK[language]
         text += _step(term, total, language)
         partial = total
     # Chinese has no blank of its own; the tags are set off by one in either language.
-    return (text if text.startswith(" ") else f" {text}"), partial
+    return " " + text[:-1].lstrip(), partial
 
 
 def _step(term: int, total: int, language: str) -> str:
+    """One step with the comma after it: what is added or taken away, and the partial sum it gives."""
     if language == "zh":
-        return f"{'减' if term < 0 else '加'}{number_words(abs(term), 'zh')}得{number_words(total, 'zh')}"
-    return f" {'minus' if term < 0 else 'plus'}{number_words(abs(term), 'en')} is{number_words(total, 'en')}"
+        return f"{'减' if term < 0 else '加'}{number_words(abs(term), 'zh')}得{number_words(total, 'zh')}，"
+    return f" {'minus' if term < 0 else 'plus'}{number_words(abs(term), 'en')} is{number_words(total, 'en')},"
 
 
 def _off(number: int, rng: random.Random) -> int:
