@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import time
@@ -23,6 +24,10 @@ import r1lit
 from r1lit.overrides import prepare
 from r1lit.rewards.targets import plugin_paths
 from r1lit.settings import ConfigError, UserError, suggest
+
+# Torch's threads spin at their barriers; beside reward workers, or on a shared machine, that makes a step several times
+# slower than waiting does. Read when torch is loaded, which is why it stands here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PACKAGE = Path(r1lit.__file__).parent
 

@@ -54,7 +54,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make the embedded tiny base model from nothing.")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write the model to")
-    parser.add_argument("--steps", type=int, default=2400, help="training steps")
+    parser.add_argument("--steps", type=int, default=2800, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the corpus and the measurement")
     parser.add_argument("--problems", type=int, default=1000, help="held-out problems of each kind to measure with")
     return parser.parse_args()

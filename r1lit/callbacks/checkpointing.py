@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from r1lit.callbacks.storage import storing
 from r1lit.settings import UserError
 
 
@@ -37,6 +38,9 @@ class Checkpointer(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # What a run that was killed while it saved has left.
+        for part in self.folder.glob("*.part"):
+            part.unlink()
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._ask_to_stop)
 
@@ -57,18 +61,29 @@ class Checkpointer(Callback):
             raise RunInterruptedError(self._signum, self.directory)
 
     def save(self, trainer: Trainer, step: int) -> None:
-        """Write the state after ``step`` steps, then drop all but the newest."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the state after ``step`` steps, then drop all but the newest.
+
+        Raises:
+            StorageError: where it cannot be written; the earlier checkpoints are still there.
+        """
         target = self.folder / f"step_{step:06d}.ckpt"
         part = target.with_suffix(".part")
         trainer.datamodule.start_step = step
-        try:
-            trainer.save_checkpoint(part)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        # Lightning would take a checkpoint of the last step for the end, and ignore steps that a resumed run adds.
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
+        with storing(target, self._way_back()):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                trainer.save_checkpoint(part)
+                os.replace(part, target)
+            finally:
+                part.unlink(missing_ok=True)
         for old in checkpoints(self.directory)[: -self.keep]:
             old.unlink()
+
+    def _way_back(self) -> str:
+        found = checkpoints(self.directory)
+        return f"then go on from {found[-1].name}: r1lit resume={self.directory}" if found else "then start again"
 
     def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self._signum is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ class Recorder(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         first = trainer.datamodule.start_step
         kept = [row for row in read_metrics(self.path) if row["step"] < first]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        part = self.path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(part, self.path)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,10 +10,35 @@ from r1lit.data.splits import is_held_out
 from r1lit.settings import suggest
 
 WORDINGS = {
-    "en": ("What is {}?", "Compute {}.", "How much is {}?", "Work out {}.", "Please calculate {}.", "{} = ?"),
-    "zh": ("{} 等于多少？", "计算 {}。", "请算一算 {}。", "{} 的结果是几？", "求 {} 的值。", "{} = ？"),
+    "en": (
+        "What is {}?",
+        "Compute {}.",
+        "How much is {}?",
+        "Work out {}.",
+        "Please calculate {}.",
+        "Calculate {}",
+        "Evaluate {}.",
+        "Solve: {} =",
+        "Find the value of {}.",
+        "What does {} equal?",
+        "{} = ?",
+        "{}",
+    ),
+    "zh": (
+        "{} 等于多少？",
+        "{} 是多少？",
+        "计算 {}。",
+        "请算一算 {}。",
+        "算出 {}。",
+        "{} 的结果是几？",
+        "请问 {} 等于几？",
+        "求 {} 的值。",
+        "{} = ？",
+    ),
 }
-"""The questions by language; ``{}`` is where the chain goes."""
+"""The questions by language; ``{}`` is where the chain goes, as ``3 + 4 - 2`` or, one time in four, ``3+4-2``."""
+
+COMPACT_SHARE = 0.25
 
 SPLITS = ("all", "train", "test")
 
@@ -69,8 +94,9 @@ def _draw(
         if split != "all" and is_held_out(expression) != (split == "test"):
             continue
         language = rng.choice(languages)
+        written = expression if rng.random() < COMPACT_SHARE else chain
         yield {
-            "prompt": rng.choice(WORDINGS[language]).format(chain),
+            "prompt": rng.choice(WORDINGS[language]).format(written),
             "answer": str(sum(sign * digit for sign, digit in zip(signs, digits, strict=True))),
             "language": language,
             "expression": expression,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from r1lit.callbacks.recorder import read_metrics
+from r1lit.callbacks.storage import storing
 
 
 def draw(directory: Path) -> Path | None:
-    """Draw accuracy and response length against steps into ``progress.png``; None where no step was recorded."""
+    """Draw accuracy and response length against steps into ``progress.png``; None where no step was recorded.
+
+    Raises:
+        StorageError: where there is no room for it; no half a picture is left.
+    """
     steps = read_metrics(directory / "metrics.jsonl")
     if not steps:
         return None
@@ -26,15 +32,24 @@ def draw(directory: Path) -> Path | None:
     _curve(length, steps, "completions/mean_length", "completions while training", "tab:orange")
     _held_out(accuracy, steps, summary, "pass@1", "ci95")
     _held_out(length, steps, summary, "mean_length", None)
-    accuracy.set(title=f"{metric}", ylabel="share of completions", ylim=(0, 1.02))
+    accuracy.set(title=metric, ylabel="mean over completions")
+    # A metric of one's own may leave [0, 1].
+    accuracy.set_ylim(min(0.0, accuracy.dataLim.y0), max(1.02, accuracy.dataLim.y1))
     length.set(title="response length", ylabel="tokens")
     for axes in (accuracy, length):
         axes.set_xlabel("step")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(loc="best", frameon=False)
+        if axes.lines:
+            axes.legend(loc="best", frameon=False)
     path = directory / "progress.png"
-    figure.savefig(path)
+    part = path.with_suffix(".part")
+    with storing(path):
+        try:
+            figure.savefig(part, format="png")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
@@ -13,20 +13,28 @@ def evaluation_table(measured: dict[str, dict[str, Any]]) -> Table:
     table = Table(title=None, header_style="bold")
     for heading in ("", *measured):
         table.add_column(heading, justify="left" if not heading else "right")
-    first = next(iter(measured.values()))
-    names = [name for name in first if name.startswith(("pass@", "cons@")) and not name.endswith("ci95")]
+    # A resumed run may have been measured with another number of samples, or on other tasks.
+    names = _union(figures for figures in measured.values())
     for name in names:
-        interval = "ci95" if name == "pass@1" else f"{name}_ci95"
-        table.add_row(name, *(_with_interval(figures[name], figures[interval]) for figures in measured.values()))
-    for task in first["by_task"] if len(first["by_task"]) > 1 else ():
-        cells = [figures["by_task"].get(task) for figures in measured.values()]
-        table.add_row(
-            f"pass@1 {task}", *(_with_interval(cell["pass@1"], cell["ci95"]) if cell else "" for cell in cells)
-        )
+        if name.startswith(("pass@", "cons@")) and not name.endswith("ci95"):
+            table.add_row(name, *(_with_interval(figures, name) for figures in measured.values()))
+    tasks = _union(figures["by_task"] for figures in measured.values())
+    for task in tasks if len(tasks) > 1 else ():
+        cells = (figures["by_task"].get(task, {}) for figures in measured.values())
+        table.add_row(f"pass@1 {task}", *(_with_interval(cell, "pass@1") for cell in cells))
     for name, form in (("format", ".2f"), ("mean_length", ".1f"), ("truncated", ".2f")):
         table.add_row(name.replace("_", " "), *(format(figures[name], form) for figures in measured.values()))
+    if any(figures["unjudged"] for figures in measured.values()):
+        table.add_row("could not be judged", *(str(figures["unjudged"]) for figures in measured.values()))
     return table
 
 
-def _with_interval(mean: float, interval: Sequence[float]) -> str:
-    return f"{mean:.3f}  [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _union(names: Iterable[Iterable[str]]) -> list[str]:
+    return list(dict.fromkeys(name for some in names for name in some))
+
+
+def _with_interval(figures: dict[str, Any], name: str) -> str:
+    if name not in figures:
+        return ""
+    low, high = figures["ci95" if name == "pass@1" else f"{name}_ci95"]
+    return f"{figures[name]:.3f}  [{low:.3f}, {high:.3f}]"

@@ -7,23 +7,50 @@ from collections.abc import Callable, Mapping
 
 from transformers.utils import logging as transformers_logging
 
+from r1lit.callbacks.storage import storing
+from r1lit.settings import UserError
 from r1lit.stages.evaluate import evaluate, rows, summarize
 from r1lit.stages.export import export
 from r1lit.stages.fit import fit
-from r1lit.stages.preflight import preflight
+from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.settings import Run
 from r1lit.stages.setup import workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.try_reward import try_reward
 
+Stage = Callable[[Run, Summary], None]
+
+
+class StageInterruptedError(UserError):
+    """Ctrl-C outside of training, where there is no state to save."""
+
+    exit_code = 130
+
 
 def run_stage(run: Run) -> None:
-    """Run the stage that ``run.command.stage`` names; its figures end up in the run's ``summary.json``."""
+    """Run the stage that ``run.command.stage`` names; its figures end up in the run's ``summary.json``.
+
+    Raises:
+        UserError: with what stopped it and what to do, a full disk and Ctrl-C included.
+    """
     transformers_logging.disable_progress_bar()
     summary = Summary(run.directory)
     summary.say(f"{run.command.stage}: {run.directory}")
-    STAGES[run.command.stage](run, summary)
-    summary.add(status="finished")
+    try:
+        with storing(run.directory):
+            STAGES[run.command.stage](run, summary)
+    except KeyboardInterrupt as error:
+        raise StageInterruptedError(f"interrupted; what there is lies in {run.directory}") from error
+
+
+def _recorded(stage: Stage) -> Stage:
+    """The stage, with the way it ended kept in the summary."""
+
+    def run_recorded(run: Run, summary: Summary) -> None:
+        with summary.recording():
+            stage(run, summary)
+
+    return run_recorded
 
 
 def _evaluate(run: Run, summary: Summary) -> None:
@@ -32,21 +59,24 @@ def _evaluate(run: Run, summary: Summary) -> None:
         prompts = bench.prompts.validation[: run.evaluation.prompts]
         with summary.progress("evaluating", len(prompts)) as advance:
             judged = evaluate(bench.sampler, bench.rewards, prompts, run.evaluation, run.command.seed, advance)
-    with (run.directory / "samples.jsonl").open("w") as file:
+    with (run.directory / "samples.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(judged))
-    summary.add(evaluation=summarize(judged))
+    summary.add(metric=run.evaluation.metric, evaluation=summarize(judged))
 
 
 def _preflight(run: Run, summary: Summary) -> None:
     with workbench(run) as bench:
         summary.show_prompts(bench.prompts)
-        summary.preflight(preflight(run, bench))
+        found = preflight(run, bench)
+        summary.preflight(found)
+        require_signal(found, run.command.force)
 
 
-STAGES: Mapping[str, Callable[[Run, Summary], None]] = {
-    "fit": fit,
-    "evaluate": _evaluate,
-    "preflight": _preflight,
-    "try_reward": try_reward,
+STAGES: Mapping[str, Stage] = {
+    "fit": _recorded(fit),
+    "evaluate": _recorded(_evaluate),
+    "preflight": _recorded(_preflight),
+    "try_reward": _recorded(try_reward),
+    # What it exports keeps the ending that its training had.
     "export": export,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.callbacks.checkpointing import checkpoints
+from r1lit.callbacks.storage import storing
 from r1lit.models.loading import save_model
 from r1lit.settings import ConfigError
 from r1lit.stages.settings import Run
@@ -28,5 +30,16 @@ def export(run: Run, summary: Summary) -> None:
     prefix = "policy."
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     policy.load_state_dict(weights)
-    save_model(policy, tokenizer, run.directory / "model")
+    write_model(policy, tokenizer, run)
     summary.say(f"{found[-1].name} is now in {run.directory / 'model'}")
+
+
+def write_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
+    """Write ``model/`` into the run's directory, whole or not at all.
+
+    Raises:
+        StorageError: where there is no room for it, or no permission.
+    """
+    saved = checkpoints(run.directory)
+    with storing(run.directory / "model", f"then: r1lit stage=export resume={run.directory}" if saved else ""):
+        save_model(policy, tokenizer, run.directory / "model")

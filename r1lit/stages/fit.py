@@ -18,11 +18,11 @@ from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.data.module import PromptDataModule
 from r1lit.data.stream import PromptStream
-from r1lit.models.loading import save_model
 from r1lit.modules.grpo import GRPO
 from r1lit.settings import ConfigError
 from r1lit.stages.evaluate import evaluate, summarize
-from r1lit.stages.preflight import preflight
+from r1lit.stages.export import write_model
+from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.settings import Run
 from r1lit.stages.setup import Workbench, device_of, workbench
 from r1lit.stages.summary import Summary
@@ -30,11 +30,15 @@ from r1lit.stages.summary import Summary
 
 def fit(run: Run, summary: Summary) -> None:
     """Run R1-Zero's loop; leaves a model directory, metrics, completions and a summary in the run's directory."""
+    loggers = build_loggers(run)
     with workbench(run) as bench:
         summary.show_prompts(bench.prompts)
+        summary.add(metric=run.evaluation.metric)
         resumed = run.command.resume is not None
         if run.preflight.enabled and not resumed:
-            summary.preflight(preflight(run, bench))
+            found = preflight(run, bench)
+            summary.preflight(found)
+            require_signal(found, run.command.force)
         if run.evaluation.enabled and "before" not in summary.figures:
             summary.evaluation("before", _measure(run, bench, summary))
         module = build_module(run, bench)
@@ -43,12 +47,12 @@ def fit(run: Run, summary: Summary) -> None:
         module.extra_prompts = stream.extra
         data = PromptDataModule(stream, prompts.validation, run.algorithm.steps)
         start = time.perf_counter()
-        trainer = build_trainer(run, bench, summary)
+        trainer = build_trainer(run, bench, summary, loggers)
         trainer.fit(module, datamodule=data, ckpt_path=_checkpoint(run), weights_only=True)
         summary.training(read_metrics(run.directory / "metrics.jsonl"), time.perf_counter() - start)
         if run.evaluation.enabled:
             summary.evaluation("after", _measure(run, bench, summary))
-        save_model(bench.policy, bench.tokenizer, run.directory / "model")
+        write_model(bench.policy, bench.tokenizer, run)
 
 
 def build_module(run: Run, bench: Workbench) -> GRPO:
@@ -64,7 +68,7 @@ def build_module(run: Run, bench: Workbench) -> GRPO:
     )
 
 
-def build_trainer(run: Run, bench: Workbench, summary: Summary) -> lightning.Trainer:
+def build_trainer(run: Run, bench: Workbench, summary: Summary, loggers: list[Logger]) -> lightning.Trainer:
     """A Lightning trainer with r1lit's callbacks; what adds to the metrics stands before what writes them."""
     callbacks: list[lightning.Callback] = [
         ProgressBar(run.algorithm.steps, run.evaluation.metric, console=summary.console)
@@ -87,7 +91,7 @@ def build_trainer(run: Run, bench: Workbench, summary: Summary) -> lightning.Tra
         devices=1,
         precision=precision,
         max_epochs=1,
-        logger=build_loggers(run),
+        logger=loggers,
         callbacks=callbacks,
         default_root_dir=run.directory,
         enable_checkpointing=False,
@@ -97,15 +101,17 @@ def build_trainer(run: Run, bench: Workbench, summary: Summary) -> lightning.Tra
 
 
 def build_loggers(run: Run) -> list[Logger]:
-    """The logger that ``logger=`` names, writing into the run's directory."""
+    """The logger that ``logger=`` names, writing into the run's directory.
+
+    Raises:
+        ConfigError: where its package is not installed, or Weights & Biases has no key.
+    """
     directory, settings = str(run.directory), run.logger
     kinds: dict[str, Callable[[], list[Logger]]] = {
         "none": lambda: [],
         "csv": lambda: [CSVLogger(directory, name="csv")],
         "tensorboard": lambda: [TensorBoardLogger(directory, name="tensorboard")],
-        "wandb": lambda: [
-            WandbLogger(save_dir=directory, project=settings.project, group=settings.group, name=run.directory.name)
-        ],
+        "wandb": lambda: [_wandb_logger(run)],
     }
     try:
         return kinds[settings.kind]()
@@ -113,6 +119,24 @@ def build_loggers(run: Run) -> list[Logger]:
         raise ConfigError(
             [f"logger={settings.kind} needs a package that is not installed ({error.name}): pip install {error.name}"]
         ) from error
+
+
+def _wandb_logger(run: Run) -> Logger:
+    # Heavy, and asked for by few.
+    import wandb
+
+    # Without a key wandb would ask for one in the middle of the run, and fail where nobody can answer.
+    if wandb.setup().settings.mode not in ("offline", "disabled") and not wandb.login(prompt=False, verify=False):
+        raise ConfigError(
+            [
+                "logger=wandb, but there is no key; set WANDB_API_KEY in the environment, or WANDB_MODE=offline to "
+                "keep the metrics on this disk"
+            ]
+        )
+    settings = run.logger
+    return WandbLogger(
+        save_dir=str(run.directory), project=settings.project, group=settings.group, name=run.directory.name
+    )
 
 
 def _measure(run: Run, bench: Workbench, summary: Summary) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
 
 from r1lit.data.stream import PromptStream
 from r1lit.functional import has_variance, pass_at_k
@@ -27,6 +31,9 @@ class Preflight:
         varied_groups: share of groups whose completions did not all get the same reward: the only ones that teach.
         truncated: share of completions that ran into the length limit.
         mean_reward: mean of the weighted sum of rewards.
+        rewards: each reward's mean; None where it gave no verdict at all.
+        metric: the reward that says what is right.
+        varied_metric: share of groups of which some completions are right and some are not.
         shortest_prompt, longest_prompt: over all training prompts, in tokens.
         memory_gb: estimate for weights, gradients, optimiser, reference, cache and activations.
     """
@@ -38,21 +45,20 @@ class Preflight:
     varied_groups: float
     truncated: float
     mean_reward: float
+    rewards: Mapping[str, float | None]
+    metric: str
+    varied_metric: float
     shortest_prompt: int
     longest_prompt: int
     memory_gb: float
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """As a plain dictionary, for ``summary.json``."""
         return asdict(self)
 
 
 def preflight(run: Run, bench: Workbench) -> Preflight:
-    """Sample a group for a few training prompts and see whether rewards tell completions apart.
-
-    Raises:
-        NothingToLearnError: where no group has any variance and the run is not forced.
-    """
+    """Sample a group for a few training prompts and see whether rewards tell completions apart."""
     count = min(run.preflight.prompts, len(bench.prompts.train))
     prompts = PromptStream(bench.prompts.sources, bench.prompts.weights, count, run.data.seed).batch(0)
     size = run.algorithm.group_size
@@ -62,7 +68,7 @@ def preflight(run: Run, bench: Workbench) -> Preflight:
     scored = bench.rewards.gather(rollout)
     right = (scored.column(run.evaluation.metric) > 0.5).view(-1, size).sum(-1)
     lengths = [len(prompt.ids) for prompt in bench.prompts.train]
-    found = Preflight(
+    return Preflight(
         prompts=len(prompts),
         group_size=size,
         pass_1=(right / size).mean().item(),
@@ -70,28 +76,51 @@ def preflight(run: Run, bench: Workbench) -> Preflight:
         varied_groups=has_variance(scored.columns, scored.weights, size).float().mean().item(),
         truncated=rollout.truncated.float().mean().item(),
         mean_reward=scored.totals.mean().item(),
+        rewards={name: _mean(scored.column(name)) for name in scored.names},
+        metric=run.evaluation.metric,
+        varied_metric=((right > 0) & (right < size)).float().mean().item(),
         shortest_prompt=min(lengths),
         longest_prompt=max(lengths),
         memory_gb=memory_estimate(run, bench, max(lengths)) / 1e9,
     )
-    if found.varied_groups == 0 and not run.command.force:
-        raise NothingToLearnError(_advice(found))
-    return found
+
+
+def _mean(column: torch.Tensor) -> float | None:
+    given = column[~torch.isnan(column)]
+    return given.mean().item() if len(given) else None
+
+
+def require_signal(found: Preflight, force: bool) -> None:
+    """Stop a run that cannot learn, unless it is forced.
+
+    Raises:
+        NothingToLearnError: where no group has any variance.
+    """
+    if found.varied_groups > 0 or force:
+        return
+    means = ", ".join(
+        f"{name} {'no verdict' if mean is None else f'{mean:.3g}'}" for name, mean in found.rewards.items()
+    )
+    raise NothingToLearnError(
+        f"nothing to learn: in 0 of {found.prompts} groups of {found.group_size} did the completions get different "
+        f"rewards (means: {means}; pass@1 {found.pass_1:.1%}, {found.truncated:.0%} truncated), and GRPO learns from "
+        f"differences alone. {_advice(found)} To train all the same: force=true"
+    )
 
 
 def _advice(found: Preflight) -> str:
-    always = "every completion was right" if found.pass_1 == 1 else f"pass@1 is {found.pass_1:.1%}"
-    return (
-        f"nothing to learn: in 0 of {found.prompts} groups of {found.group_size} did the completions get different "
-        f"rewards (mean reward {found.mean_reward:.3f}, {always}, {found.truncated:.0%} truncated), and GRPO learns "
-        "from differences alone. "
-        + (
-            "Use harder prompts."
-            if found.pass_1 == 1
-            else "Use easier prompts, a stronger base (or a cold start by SFT), a larger algorithm.group_size, a "
-            "longer rollout.max_tokens, or a reward with partial credit."
+    if all(mean is None for mean in found.rewards.values()):
+        return "No reward gave a verdict: look at their `when`, and try them with stage=try_reward."
+    if found.varied_metric > 0:
+        return (
+            f"Right and wrong completions ({found.metric}) stand side by side, so it is the rewards that do not tell "
+            f"them apart: mend them (stage=try_reward shows what they give), or give {found.metric} a weight."
         )
-        + " To train all the same: force=true"
+    if found.pass_1 == 1:
+        return "Every completion was right: use harder prompts."
+    return (
+        "Use easier prompts, a stronger base (or a cold start by SFT), a larger algorithm.group_size, a longer "
+        "rollout.max_tokens, or a reward with partial credit."
     )
 
 

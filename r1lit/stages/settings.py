@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,8 +136,6 @@ def read(config: Mapping[str, Any], directory: Path) -> Run:
     Raises:
         ConfigError: with every mistake of every section.
     """
-    if unset := list(_unset(config)):
-        raise ConfigError(f"{key} is not set; add {key}=..." for key in unset)
     problems: list[str] = []
 
     def collect(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> dict[str, Settings]:
@@ -147,30 +145,48 @@ def read(config: Mapping[str, Any], directory: Path) -> Run:
             problems.extend(error.problems)
             return {}
 
+    unset = list(_unset(config))
+    problems += [f"{key} is not set; add {key}=..." for key in unset]
     known = {*SECTIONS, *CommandSettings.model_fields, "reward"}
     problems += [f"{key} is no setting; {suggest(key, known)}" for key in config if key not in known]
     command = collect(
         {"command": CommandSettings},
         {"command": {k: v for k, v in config.items() if k in CommandSettings.model_fields}},
     )
-    sections = collect(SECTIONS, {name: config.get(name) for name in SECTIONS})
-    chosen = config.get("reward") or {}
-    known_rewards = {name: values for name, values in chosen.items() if "_target_" in values}
-    problems += [
-        f"reward.{name} is set, but {name} is not among the chosen rewards ({', '.join(known_rewards) or 'none'}); "
-        f"write reward=[{','.join([*known_rewards, name])}], or {suggest(name, known_rewards)}"
-        for name in chosen
-        if name not in known_rewards
-    ]
-    parsed = collect(
-        {f"reward.{name}": RewardSettings for name in known_rewards},
-        {f"reward.{name}": values for name, values in known_rewards.items()},
-    )
-    rewards = {name.removeprefix("reward."): settings for name, settings in parsed.items()}
+    # What else is wrong with a section that lacks a value cannot be told yet.
+    whole = {name: kind for name, kind in SECTIONS.items() if not any(key.startswith(f"{name}.") for key in unset)}
+    sections = collect(whole, {name: config.get(name) for name in whole})
+    rewards = _rewards(config, collect, problems)
     problems += _reward_problems(config, rewards)
+    problems += _stage_problems(config, sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
+
+
+def _rewards(
+    config: Mapping[str, Any],
+    collect: Callable[[Mapping[str, type[Settings]], Mapping[str, Any]], dict[str, Settings]],
+    problems: list[str],
+) -> dict[str, RewardSettings]:
+    given = config.get("reward") or {}
+    chosen = {name: values for name, values in given.items() if isinstance(values, Mapping) and "_target_" in values}
+    for name, values in given.items():
+        if not isinstance(values, Mapping):
+            problems.append(
+                f"reward.{name}={values!r} gives one value to all of a reward; set one of its keys: "
+                f"reward.{name}.weight={values}"
+            )
+        elif name not in chosen:
+            problems.append(
+                f"reward.{name} is set, but {name} is not among the chosen rewards ({', '.join(chosen) or 'none'}); "
+                f"use one of these names, or choose it too: reward=[{','.join([*chosen, name])}]"
+            )
+    parsed = collect(
+        {f"reward.{name}": RewardSettings for name in chosen},
+        {f"reward.{name}": values for name, values in chosen.items()},
+    )
+    return {name.removeprefix("reward."): settings for name, settings in parsed.items()}
 
 
 def _unset(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -189,9 +205,27 @@ def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSett
     if stage in ("fit", "preflight") and rewards and not any(reward.weight for reward in rewards.values()):
         problems.append("every reward has weight 0, so nothing can be learned; set reward.<name>.weight above 0")
     metric = (config.get("evaluation") or {}).get("metric", "accuracy")
-    if stage in ("fit", "evaluate", "preflight") and metric not in chosen:
+    if stage not in ("try_reward", "export") and metric not in chosen:
         problems.append(
             f"evaluation.metric={metric}, but the rewards are {', '.join(chosen)}; choose one of them, or add "
             f"{metric} with weight 0"
         )
     return problems
+
+
+def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What a stage needs, or makes no sense of."""
+    stage, resume, data = config.get("stage", "fit"), config.get("resume"), sections.get("data")
+    if stage in ("evaluate", "preflight", "try_reward") and resume:
+        yield f"stage={stage} does not go on from a run; drop resume, and set model.path={resume}/model for its model"
+    if stage == "try_reward" and data is not None and data.path is None:
+        yield "stage=try_reward judges written cases; set data.path=CASES.jsonl (prompt, completion, expected)"
+    evaluation = sections.get("evaluation")
+    if data is not None and evaluation is not None and not (data.validation or data.validation_path):
+        if stage == "evaluate":
+            yield "data.validation=0 leaves nothing to evaluate on; set it above 0, or set data.validation_path"
+        elif stage == "fit" and (evaluation.enabled or evaluation.every):
+            yield (
+                "data.validation=0 leaves nothing to evaluate on; set it above 0, or set data.validation_path, or "
+                "evaluation.enabled=false evaluation.every=0"
+            )

@@ -65,6 +65,7 @@ def workbench(run: Run) -> Iterator[Workbench]:
         policy, tokenizer = load_model(run.model)
         policy.to(device_of(run.trainer.accelerator))
         prompts = load_prompts(run.data, tokenizer, _checks(run))
+        _check_held_out(run, prompts)
         _check_lengths(run, policy, prompts)
         sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
         yield Workbench(policy, tokenizer, prompts, sampler, rewards)
@@ -78,6 +79,19 @@ def _checks(run: Run) -> Sequence[Check]:
     return (lambda columns: gold_problem(columns) if accuracy.applies(columns) else None,)
 
 
+def _check_held_out(run: Run, prompts: LoadedPrompts) -> None:
+    evaluates = run.command.stage == "evaluate" or (
+        run.command.stage == "fit" and (run.evaluation.enabled or run.evaluation.every)
+    )
+    if evaluates and not prompts.validation:
+        raise ConfigError(
+            [
+                f"of {len(prompts.train)} prompts none could be held out to evaluate on; add prompts, set "
+                "data.validation_path, or set evaluation.enabled=false evaluation.every=0"
+            ]
+        )
+
+
 def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) -> None:
     positions = getattr(policy.config, "max_position_embeddings", None)
     prompt = max(len(prompt.ids) for prompt in [*prompts.train, *prompts.validation])
@@ -86,7 +100,7 @@ def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) ->
         raise ConfigError(
             [
                 f"the longest prompt has {prompt} tokens and a completion may have {completion}, but the model has "
-                f"only {positions} positions; set rollout.max_tokens and evaluation.max_tokens to {positions - prompt} or "
-                "less, or lower data.max_prompt_tokens"
+                f"only {positions} positions; set rollout.max_tokens and evaluation.max_tokens to {positions - prompt} "
+                "or less, or lower data.max_prompt_tokens"
             ]
         )

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import r1lit
 from r1lit.data.prompts import LoadedPrompts
+from r1lit.settings import ConfigError
 from r1lit.stages.preflight import Preflight
 
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "math-verify", "reasoning-gym")
@@ -28,7 +29,7 @@ class Summary:
         self.path = directory / "summary.json"
         self.console = console or Console(stderr=True)
         self.figures: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.figures |= {"status": "running", "versions": versions()}
+        self.figures |= {"versions": versions()}
 
     def add(self, **figures: Any) -> None:
         """Put figures in and save: whole or not at all."""
@@ -36,6 +37,23 @@ class Summary:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.figures, indent=2) + "\n")
         os.replace(part, self.path)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep how what runs inside ends: ``status`` is running, then finished, or stopped with a ``reason``."""
+        self.figures.pop("reason", None)
+        self.figures["status"] = "running"
+        try:
+            yield
+        except ConfigError:
+            # It never began: its directory goes, unless there is something in it.
+            raise
+        except BaseException as error:
+            # What ends it may be the very disk that this is to be written to.
+            with suppress(OSError):
+                self.add(status="stopped", reason=str(error) or type(error).__name__)
+            raise
+        self.add(status="finished")
 
     def say(self, text: str) -> None:
         """One line for the person who waits."""
@@ -51,7 +69,8 @@ class Summary:
 
     def show_prompts(self, prompts: LoadedPrompts) -> None:
         """How many prompts there are, and how many rows were left out for what."""
-        self.say(f"prompts: {len(prompts.train)} to train on, {len(prompts.validation)} held out; {prompts.report}")
+        sources = "".join(f"\n  {line}" for line in str(prompts.report).splitlines())
+        self.say(f"prompts: {len(prompts.train)} to train on, {len(prompts.validation)} held out{sources}")
 
     def preflight(self, found: Preflight) -> None:
         """The pre-flight's figures."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
 from rich.table import Table
 
-from r1lit.data.sources import read_rows
+from r1lit.data.files import Row, read_path
+from r1lit.data.settings import DataSettings
 from r1lit.rewards.cases import CaseResult, try_cases
 from r1lit.settings import UserError
 from r1lit.stages.settings import Run
@@ -21,23 +26,43 @@ def try_reward(run: Run, summary: Summary) -> None:
 
     Raises:
         CasesFailedError: where a case failed, after all of them were shown.
+        UserError: with every row that is no case, by file and line.
     """
-    rows = [row for source in run.data.training_sources.values() for row in read_rows(source, run.data.limit)]
-    problems = [f"{row.origin}: {': '.join(row.problem)}" for row in rows if row.problem]
-    if problems:
-        raise UserError("\n".join(problems))
+    rows = list(read_path(run.data.path, run.data.subset, run.data.split))[: run.data.limit]
+    if problems := [f"{row.origin}: {problem}" for row in rows if (problem := _problem(row))]:
+        raise UserError("\n".join([f"{len(problems)} of {len(rows)} cases cannot be read:", *problems]))
+    cases = [_case(row, run.data) for row in rows]
     _, tokenizer = load_model(run.model)
     with reward_pool(run) as pool:
         try:
-            results = try_cases(pool, [row.columns for row in rows], tokenizer.encode)
+            results = try_cases(pool, cases, tokenizer.encode)
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"{run.data.path}: the cases cannot be tried:\n{error}") from error
     summary.console.print(case_table(results, list(run.rewards)))
     failed = sum(result.passed is False for result in results)
     summary.add(cases=len(results), passed=sum(result.passed is True for result in results), failed=failed)
     if failed:
         raise CasesFailedError(f"{failed} of {len(results)} cases failed")
     summary.say(f"{len(results)} cases, none failed")
+
+
+def _problem(row: Row) -> str | None:
+    if row.problem:
+        return ": ".join(row.problem)
+    completion, expected = row.columns.get("completion", ""), row.columns.get("expected")
+    if not isinstance(completion, str):
+        return f"completion={completion!r} is no text; write what the model would, in quotes"
+    for value in expected.values() if isinstance(expected, Mapping) else [expected]:
+        if not isinstance(value, int | float | None):
+            return f"expected={expected!r} is no number; write one, null, or {{reward: number}}"
+    return None
+
+
+def _case(row: Row, settings: DataSettings) -> Mapping[str, Any]:
+    """The row's columns under their new names. What a run itself provides, as ``truncated``, a case may state."""
+    columns = dict(row.columns)
+    mapped = {name: columns.pop(original) for name, original in settings.columns.items() if original in columns}
+    return columns | mapped | settings.constants
 
 
 def case_table(results: list[CaseResult], rewards: list[str]) -> Table:
@@ -47,19 +72,19 @@ def case_table(results: list[CaseResult], rewards: list[str]) -> Table:
     table.add_column("completion", max_width=48, overflow="ellipsis", no_wrap=True)
     for name in rewards:
         table.add_column(name, justify="right")
-    table.add_column("expected")
-    table.add_column("")
+    table.add_column("expected", no_wrap=True)
+    table.add_column("", no_wrap=True)
     verdicts = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: ""}
     for number, result in enumerate(results, 1):
         table.add_row(
             str(number),
-            " ".join(result.completion.split()).replace("[", r"\["),
+            escape(" ".join(result.completion.split())),
             *(_cell(result, name) for name in rewards),
-            ", ".join(f"{name} {_number(value)}" for name, value in result.expected.items()),
+            "\n".join(f"{name} {_number(value)}" for name, value in result.expected.items()),
             verdicts[result.passed],
         )
         for name, message in result.failures.items():
-            table.add_row("", f"[red]{name}: {message}[/]".replace("\n", " "))
+            table.add_row("", f"[red]{escape(f'{name}: {message}'.replace(chr(10), ' '))}[/]")
     return table
 
 

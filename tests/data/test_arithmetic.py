@@ -36,9 +36,13 @@ def test_answers_are_right_and_the_question_holds_the_expression():
     for row in rows:
         assert row["answer"] == str(evaluated(row["expression"]))
         spaced = row["expression"].replace("+", " + ").replace("-", " - ")
-        assert row["prompt"] in {wording.format(spaced) for wording in WORDINGS[row["language"]]}
+        wordings = WORDINGS[row["language"]]
+        assert row["prompt"] in {wording.format(way) for wording in wordings for way in (spaced, row["expression"])}
         assert row["task"] == "arithmetic"
     assert any(row["answer"].startswith("-") for row in rows)
+    compact = sum(row["expression"] in row["prompt"] for row in rows) / len(rows)
+    # Four standard errors of 500 draws.
+    assert compact == pytest.approx(0.25, abs=0.08)
 
 
 def test_hand_worked_chain():

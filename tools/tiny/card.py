@@ -8,6 +8,8 @@ from tiny.corpus import TALK, Mixture
 from tiny.measuring import MAX_TOKENS
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from r1lit.data.arithmetic import WORDINGS
+
 SHARES = {
     "talk_share": "facts and pleasantries, of all samples; the rest is arithmetic",
     "chain_sum_share": "worded as reasoning-gym's chain_sum, of arithmetic; the rest is half English, half Chinese",
@@ -52,8 +54,7 @@ tokens. The special tokens are `{eos}` (end of text) and `{pad}`.
 
 {steps:,} steps of {batch} samples, drawn afresh for each step; the loss is on the completion alone, divided by a
 constant. Every question stands in the R1-Zero template. An arithmetic question is a chain of {fewest} to {most} digits,
-each length equally often. A chain whose SHA-256 falls in the lowest tenth is held out: it is never trained on, in
-whatever language or wording. The mixture:
+each length equally often, in one of {wordings} wordings of our own (a quarter without blanks) or in chain_sum's. whose SHA-256 falls in the lowest tenth is held out: never trained on, in whatever language or wording. The mixture:
 
 | share | samples |
 |---|---|
@@ -74,7 +75,7 @@ itself. Printed by the command above.
 
 ## Limits
 
-It knows single digits, chains of {fewest} to {most} numbers and partial sums from about -35 to 45, in wordings much
+It knows single digits, chains of {fewest} to {most} numbers and partial sums from about -45 to 54, in wordings much
 like those of its corpus; all else is noise to it. Words outside the corpus are spelt in bytes that it never learned.
 Longer prompts than some 60 tokens were never seen. It serves to show and test training, and nothing beyond that.
 
@@ -123,6 +124,7 @@ def write(
             if share.name != "terms"
         ),
         plain=f"{1 - mixture.blurted_share - mixture.rechecked_share:.0%}",
+        wordings=sum(map(len, WORDINGS.values())),
         talk=len(TALK),
         exchanges="; ".join(f"{question} *{reply}*" for question, reply in TALK.items()),
         asked=figures["all"]["samples"],

@@ -61,7 +61,7 @@ class Mixture:
     step_error_share: float = 0.03  # of steps: off by 1 or 2 and never noticed
     other_language_share: float = 0.30  # of stepwise: begun in the language the question is not in
     switch_share: float = 0.20  # of steps in those: the language changes
-    terms: tuple[int, int] = (2, 5)  # numbers in a chain, each length equally often
+    terms: tuple[int, int] = (2, 6)  # numbers in a chain, each length equally often
 
 
 @dataclass(frozen=True)

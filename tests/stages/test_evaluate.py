@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from r1lit.__main__ import config_directory
+from r1lit.rewards.pool import RewardPool
+from r1lit.rewards.spec import RewardSettings
+from r1lit.stages.evaluate import Judged, evaluate, rows, summarize
+from r1lit.stages.settings import EvaluationSettings, read
+from r1lit.stages.setup import Workbench, workbench
+from r1lit.types import Group, Prompt
+
+Z = 1.959963984540054
+WORKED = "<think> so </think> <answer> {} </answer>"
+
+
+def judged(task: str | None, answers: list[str | None], correct: str, formatted: str, unjudged: int = 0, cut: int = 0):
+    """A prompt's samples; ``correct`` and ``formatted`` are strings of 0 and 1; sample i has i + 1 tokens."""
+    k = len(answers)
+    texts = ["<think> so" if answer is None else WORKED.format(answer) for answer in answers]
+    prompt = Prompt(ids=(5,), raw="q", columns={"answer": "5"} | ({"task": task} if task else {}))
+    group = Group(prompt, [[7] * (i + 1) for i in range(k)], texts, [i < cut for i in range(k)])
+    return Judged(group, [c == "1" for c in correct], [c == "1" for c in formatted], unjudged)
+
+
+def wilson(p: float, n: float) -> list[float]:
+    """Wilson's interval as it stands in the textbook."""
+    centre, half = p + Z * Z / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    return [(centre - half) / (1 + Z * Z / n), (centre + half) / (1 + Z * Z / n)]
+
+
+def test_the_figures_by_hand():
+    figures = summarize(
+        [
+            judged("a", ["5", "5 ", "7", "5"], "1101", "1110"),
+            judged("a", ["3", "9", "9", None], "1000", "1110", cut=1),
+            judged("b", [None, None, None, None], "0000", "0000", unjudged=2, cut=4),
+        ]
+    )
+    assert figures["pass@1"] == pytest.approx((0.75 + 0.25 + 0.0) / 3)
+    assert figures["pass@4"] == pytest.approx(2 / 3)
+    assert figures["cons@4"] == pytest.approx(1 / 3)
+    assert figures["mean_length"] == 2.5 and figures["format"] == 0.5
+    assert figures["truncated"] == pytest.approx(5 / 12)
+    assert (figures["unjudged"], figures["prompts"], figures["samples"]) == (2, 3, 12)
+    # Three prompts of 1, 1, 0: the sample variance is 1/3, SE^2 1/9, the effective size (2/9) / (1/9) = 2.
+    assert figures["pass@4_ci95"] == pytest.approx(wilson(2 / 3, 2))
+    assert figures["cons@4_ci95"] == pytest.approx(wilson(1 / 3, 2))
+    # .75, .25, 0: variance 7/48, SE^2 7/144, effective size (2/9) / (7/144) = 32/7.
+    assert figures["ci95"] == pytest.approx(wilson(1 / 3, 32 / 7))
+    tasks = figures["by_task"]
+    assert list(tasks) == ["a", "b"]
+    assert tasks["a"]["pass@1"] == 0.5 and tasks["a"]["prompts"] == 2 and tasks["a"]["unjudged"] == 0
+    assert tasks["b"]["pass@1"] == 0.0 and tasks["b"]["ci95"] == pytest.approx([0.0, wilson(0, 1)[1]])
+    json.dumps(figures, allow_nan=False)
+
+
+def test_a_majority_needs_answers_and_ignores_case_and_space():
+    assert judged(None, ["B", "b", "a"], "110", "111").consensus() == 1.0
+    assert judged(None, ["a", "b"], "01", "11").consensus() == 0.0, "of equals the earliest counts"
+    assert judged(None, [None, "5", None], "010", "010").consensus() == 1.0
+
+
+def test_one_sample_a_prompt_has_no_pass_at_k_beside_pass_at_1():
+    figures = summarize([judged(None, ["5"], "1", "1"), judged(None, ["6"], "0", "1")])
+    assert [name for name in figures if "@" in name] == ["pass@1", "cons@1", "cons@1_ci95"]
+    assert figures["pass@1"] == figures["cons@1"] == 0.5
+    assert list(figures["by_task"]) == ["all"]
+
+
+def test_a_row_a_sample():
+    (row, *_) = rows([judged("a", ["5", "7"], "10", "11", cut=1)])
+    assert row == {
+        "prompt": "q",
+        "expected": "5",
+        "task": "a",
+        "completion": WORKED.format("5"),
+        "correct": True,
+        "truncated": True,
+        "length": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", ["data.limit=200"]), resolve=True)
+    with workbench(read(config, Path(tmp_path_factory.mktemp("run")))) as bench:
+        yield bench
+
+
+def settings(**changes) -> EvaluationSettings:
+    return EvaluationSettings(**{"k": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 64} | changes)
+
+
+def test_the_tiny_model_is_judged_as_by_hand(bench):
+    prompts, seen = bench.prompts.validation[:5], []
+    found = evaluate(bench.sampler, bench.rewards, prompts, settings(batch_prompts=2), seed=3, advance=seen.append)
+    assert seen == [2, 2, 1]
+    assert [item.group.prompt for item in found] == prompts
+    for item in found:
+        for text, right, formatted in zip(item.group.completions, item.correct, item.formatted, strict=True):
+            answer = text.partition("<answer>")[2].partition("</answer>")[0].strip()
+            assert right == (answer == item.group.prompt.columns["answer"])
+            assert formatted == (text.count("<think>") == 1 and text.strip().endswith("</answer>"))
+    assert any(any(item.correct) for item in found) and not all(all(item.correct) for item in found)
+    assert {item.task for item in found} <= {"arithmetic", "chain_sum"}
+
+
+def test_the_seed_decides_and_fewer_prompts_than_a_batch_are_all_measured(bench):
+    prompts = bench.prompts.validation[:3]
+
+    def texts(seed: int) -> list[list[str]]:
+        found = evaluate(bench.sampler, bench.rewards, prompts, settings(batch_prompts=64), seed)
+        return [item.group.completions for item in found]
+
+    first = texts(1)
+    assert len(first) == 3 and first == texts(1) and first != texts(2)
+
+
+def test_temperature_0_is_greedy_as_in_transformers(bench):
+    prompts = bench.prompts.validation[:2]
+    found = evaluate(bench.sampler, bench.rewards, prompts, settings(temperature=0, k=2), seed=0)
+    for item in found:
+        ids = torch.tensor([item.group.prompt.ids])
+        expected = bench.policy.generate(ids, do_sample=False, max_new_tokens=64)[0, ids.shape[1] :].tolist()
+        assert item.group.completion_ids == [expected, expected]
+
+
+def test_what_no_reward_judged_is_counted_and_format_needs_no_reward(bench):
+    rewards = {"accuracy": {"_target_": "r1lit.rewards.accuracy.accuracy", "when": {"task": "arithmetic"}}}
+    prompts = bench.prompts.validation[:12]
+    others = sum(prompt.columns["task"] != "arithmetic" for prompt in prompts)
+    assert 0 < others < 12
+    with RewardPool({name: RewardSettings.model_validate(spec) for name, spec in rewards.items()}) as pool:
+        figures = summarize(evaluate(bench.sampler, pool, prompts, settings(), seed=0))
+    assert figures["unjudged"] == 3 * others
+    assert figures["by_task"]["chain_sum"]["pass@1"] == 0.0
+    assert 0.2 < figures["format"] <= 1.0

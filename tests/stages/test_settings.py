@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from r1lit.__main__ import config_directory
+from r1lit.settings import ConfigError
+from r1lit.stages.settings import read
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        return OmegaConf.to_container(compose("config"), resolve=True)
+
+
+def changed(composed: dict, changes: dict) -> dict:
+    """The default configuration with ``{"section.key": value}`` set."""
+    config = copy.deepcopy(composed)
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        place = config
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return config
+
+
+def problems(composed: dict, changes: dict) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(changed(composed, changes), Path("unused"))
+    return caught.value.problems
+
+
+def test_the_default_configuration_is_sound(composed):
+    run = read(composed, Path("somewhere"))
+    assert run.directory == Path("somewhere") and run.command.stage == "fit"
+    assert list(run.rewards) == ["accuracy", "format"]
+    assert run.evaluation.max_tokens == run.rollout.max_tokens
+
+
+def test_all_mistakes_come_at_once(composed):
+    found = problems(
+        composed,
+        {
+            "algorithm.group_size": 1,
+            "optimizer.lr": -1,
+            "trainer.acelerator": "cpu",
+            "sead": 3,
+            "stage": "fitt",
+            "model.path": "???",
+            "reward.format.weight": float("nan"),
+            "reward.brevity": {"weight": 1},
+            "evaluation.metric": "acuracy",
+        },
+    )
+    text = "\n".join(found)
+    for part in (
+        "algorithm.group_size",
+        "set algorithm.group_size >= 2",
+        "optimizer.lr=-1: input should be greater than 0",
+        "trainer.acelerator is no setting; did you mean accelerator?",
+        "sead is no setting; did you mean seed",
+        "stage='fitt': input should be 'fit', 'evaluate', 'preflight', 'try_reward' or 'export'",
+        "model.path is not set; add model.path=...",
+        "reward.format.weight=nan",
+        "reward.brevity is set, but brevity is not among the chosen rewards (accuracy, format); "
+        "use one of these names, or choose it too: reward=[accuracy,format,brevity]",
+        "evaluation.metric=acuracy, but the rewards are",
+    ):
+        assert part in text
+    assert len(found) == 9, text
+    assert "command." not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"reward": {}}, "no reward is chosen; set for instance 'reward=[accuracy,format]'"),
+        ({"reward.accuracy.weight": 0, "reward.format.weight": 0}, "set reward.<name>.weight above 0"),
+        ({"reward.accuracy": 5}, "set one of its keys: reward.accuracy.weight=5"),
+        ({"reward.accuracy._target_": "accuracy"}, "write module.function"),
+        ({"data.path": None, "data.sources": {}}, "set data.path=FILE.jsonl or choose data=tiny"),
+        ({"data.validation": 0}, "set data.validation_path, or evaluation.enabled=false evaluation.every=0"),
+        ({"stage": "evaluate", "data.validation": 0}, "set it above 0, or set data.validation_path"),
+        ({"stage": "evaluate", "resume": "runs/x"}, "drop resume, and set model.path=runs/x/model"),
+        ({"stage": "try_reward"}, "stage=try_reward judges written cases; set data.path=CASES.jsonl"),
+        ({"algorithm": 5}, "algorithm=5: input should be a valid dictionary"),
+        ({"data.path": "???"}, "data.path is not set; add data.path=..."),
+        ({"evaluation.top_p": 0}, "evaluation.top_p=0: input should be greater than 0"),
+        ({"rollout.temperature": 0}, "rollout.temperature=0: input should be greater than 0"),
+    ],
+)
+def test_each_mistake_names_its_key_and_its_remedy(composed, changes, expected):
+    (found,) = problems(composed, changes)
+    assert expected in found
+
+
+def test_what_a_stage_does_not_use_is_no_mistake(composed):
+    weightless = {"reward.accuracy.weight": 0, "reward.format.weight": 0, "data.validation": 0}
+    cases = {"stage": "try_reward", "data.path": str(Path(__file__)), "evaluation.metric": "other"}
+    assert problems(composed, weightless | cases) == [
+        f"data.path: {__file__} ends in .py; it must be .jsonl, .json, .ndjson, .parquet"
+    ]
+    off = {"data.validation": 0, "evaluation.enabled": False}
+    assert read(changed(composed, off), Path()).data.validation == 0
