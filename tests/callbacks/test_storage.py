@@ -37,13 +37,13 @@ def test_safetensors_own_error_is_known(tmp_path):
 
 
 def test_a_full_device_asks_for_room(tmp_path):
-    with pytest.raises(StorageError, match="ENOSPC.*make room on that disk"), storing(tmp_path / "x"):
-        with open("/dev/full", "wb", buffering=0) as full:
-            full.write(b"x")
+    told = pytest.raises(StorageError, match=r"ENOSPC.*make room on that disk")
+    with told, storing(tmp_path / "x"), open("/dev/full", "wb", buffering=0) as full:
+        full.write(b"x")
 
 
 def test_the_file_that_the_error_names_is_the_one_told(tmp_path):
-    with pytest.raises(StorageError, match="^/elsewhere/f could not be written"), storing(tmp_path):
+    with pytest.raises(StorageError, match=r"^/elsewhere/f could not be written"), storing(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/f")
 
 

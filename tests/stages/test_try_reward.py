@@ -82,12 +82,6 @@ def test_malformed_cases_end_the_command_without_a_traceback(r1lit, tmp_path):
     assert "r1lit: 1 of 2 cases cannot be read:\ncases.jsonl:1: broken JSON" in done.stderr
 
 
-def test_without_cases_the_command_says_how_to_name_them(r1lit, tmp_path):
-    done = r1lit("stage=try_reward", check=False)
-    assert done.returncode == 2 and "set data.path=CASES.jsonl" in done.stderr
-    assert not list(tmp_path.glob("runs/*/*"))
-
-
 def test_the_table_shows_text_as_it_stands_and_what_failed():
     results = [
         CaseResult("q", "[red] a [/nonsense] \\[b]", {"mine": None}, {"mine": None, "other": 0.5}),

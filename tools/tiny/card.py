@@ -54,7 +54,9 @@ tokens. The special tokens are `{eos}` (end of text) and `{pad}`.
 
 {steps:,} steps of {batch} samples, drawn afresh for each step; the loss is on the completion alone, divided by a
 constant. Every question stands in the R1-Zero template. An arithmetic question is a chain of {fewest} to {most} digits,
-each length equally often, in one of {wordings} wordings of our own (a quarter without blanks) or in chain_sum's. whose SHA-256 falls in the lowest tenth is held out: never trained on, in whatever language or wording. The mixture:
+each length equally often, in one of {wordings} wordings of our own (a quarter without blanks) or chain_sum's.
+A chain whose SHA-256 falls in the lowest tenth is held out: never trained on, in whatever language or wording. The
+mixture:
 
 | share | samples |
 |---|---|
