@@ -23,6 +23,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
+# Read when torch is loaded: threads that wait instead of spinning keep both sides' figures steady on a shared machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import lightning
 import torch
 import transformers
@@ -56,7 +59,7 @@ class Phases(dict):
         return sum(self.values())
 
 
-def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool) -> list[Phases]:
+def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool, seed: int) -> list[Phases]:
     """One Lightning fit; a step is a rollout with its updates."""
     policy, tokenizer = load_policy(ModelSettings(path=options.model))
     prompts = []
@@ -79,6 +82,7 @@ def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool) -
         ),
         optimizer=OptimizerSettings(lr=1e-12),
         sampling=Sampling(max_tokens=options.max_tokens),
+        seed=seed,
     )
     clock = Clock()
     trainer = lightning.Trainer(
@@ -119,7 +123,7 @@ class Clock(lightning.Callback):
 LENGTHS: defaultdict[str, list[float]] = defaultdict(list)
 
 
-def run_trl(options: argparse.Namespace, rows: list[dict]) -> list[Phases]:
+def run_trl(options: argparse.Namespace, rows: list[dict], seed: int) -> list[Phases]:
     """One TRL run; a step is a generation with its updates, which TRL counts as that many steps."""
     rows_per_update = options.prompts * options.group // options.updates
     with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +151,7 @@ def run_trl(options: argparse.Namespace, rows: list[dict]) -> list[Phases]:
             logging_steps=options.updates,
             disable_tqdm=True,
             shuffle_dataset=False,
+            seed=seed,
             gradient_checkpointing=False,
         )
         data = Dataset.from_list([{**row, "prompt": render(TEMPLATE, row["prompt"])} for row in rows])
@@ -258,7 +263,7 @@ def main() -> None:
         sides = {"r1lit": partial(run_r1lit, options, rows, pool), "trl": partial(run_trl, options, rows)}
         for number in range(options.rounds):
             for name, side in sides.items():
-                steps = side()
+                steps = side(seed=number)
                 taken[name] += steps
                 median = statistics.median(step.step for step in steps)
                 print(f"round {number + 1}/{options.rounds}  {name:5}  {median:.3f} s a step", flush=True)
