@@ -8,8 +8,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 import yaml
@@ -51,14 +53,17 @@ class PluginSearchPath(SearchPathPlugin):
 def run_directory(runs: str, name: str) -> str:
     """A fresh ``<runs>/<name>/<time>``, made at once so that two runs of one second never share it."""
     parent, stamp = Path(runs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")
-    parent.mkdir(parents=True, exist_ok=True)
-    for suffix in ["", *(f"_{number}" for number in range(2, 1000))]:
-        try:
-            (parent / f"{stamp}{suffix}").mkdir()
-        except FileExistsError:
-            continue
-        return str(parent / f"{stamp}{suffix}")
-    raise ConfigError([f"{parent} holds a thousand runs of {stamp}; set runs=ANOTHER_FOLDER"])
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for suffix in ["", *(f"_{number}" for number in range(2, 1000))]:
+            with suppress(FileExistsError):
+                (parent / f"{stamp}{suffix}").mkdir()
+                return str(parent / f"{stamp}{suffix}")
+        problem = f"it holds a thousand runs of {stamp}"
+    except OSError as error:
+        problem = f"it cannot be made or written ({error.strerror})"
+    # Hydra asks for the directory in the middle of composing, where it would bury an exception under its own.
+    _leave(ConfigError([f"runs={runs}: {parent} is to hold the run, but {problem}; set runs=ANOTHER_FOLDER"]))
 
 
 def config_groups() -> dict[str, list[str]]:
@@ -110,7 +115,7 @@ def _discard(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
-def _leave(error: UserError) -> None:
+def _leave(error: UserError) -> NoReturn:
     print(f"r1lit: {error}", file=sys.stderr)
     logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
     sys.exit(error.exit_code)

@@ -25,7 +25,12 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_carries_conf_and_the_tiny_model(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for expected in ("conf/config.yaml", "conf/reward/accuracy.yaml", "assets/tiny/model.safetensors", "rewards/pool.py"):
+    for expected in (
+        "conf/config.yaml",
+        "conf/reward/accuracy.yaml",
+        "assets/tiny/model.safetensors",
+        "rewards/pool.py",
+    ):
         assert f"r1lit/{expected}" in names
     assert {name.split("/")[0] for name in names} == {"r1lit", next(n for n in names if "dist-info" in n).split("/")[0]}
 

@@ -39,7 +39,9 @@ def imported(tree: ast.AST) -> set[str]:
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "r1lit" else {node.module}
+            names |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "r1lit" else {node.module}
+            )
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return {name.split(".")[1] for name in names if name.startswith("r1lit.")}
@@ -76,5 +78,7 @@ def test_reward_workers_start_without_torch():
     import subprocess
     import sys
 
-    code = "import sys, r1lit.rewards.worker, r1lit.rewards.accuracy, r1lit.rewards.format; print('torch' in sys.modules)"
+    code = (
+        "import sys, r1lit.rewards.worker, r1lit.rewards.accuracy, r1lit.rewards.format; print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

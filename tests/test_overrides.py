@@ -7,7 +7,12 @@ import pytest
 from r1lit.overrides import prepare
 from r1lit.settings import ConfigError
 
-GROUPS = {"algorithm": ["dapo", "grpo"], "reward": ["accuracy", "format"], "model": ["local", "tiny"], "data": ["prompts"]}
+GROUPS = {
+    "algorithm": ["dapo", "grpo"],
+    "reward": ["accuracy", "format"],
+    "model": ["local", "tiny"],
+    "data": ["prompts"],
+}
 
 
 def test_settings_are_forced_and_members_are_not():

@@ -52,8 +52,8 @@ class ProgressBar(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         seconds = time.perf_counter() - self._step_began
-        tokens = int(module.experience.scored.rollout.lengths.sum())
-        module.metrics |= {"time/step": seconds, "num_tokens": tokens, "perf/tokens_per_second": tokens / seconds}
+        rate = module.metrics["num_tokens"] / seconds
+        module.metrics |= {"time/step": seconds, "perf/tokens_per_second": rate}
         self._recent.append(module.metrics)
         done = batch.step + 1
         if self._bar is not None:

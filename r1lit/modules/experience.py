@@ -20,13 +20,15 @@ class Experience:
 
     Attributes:
         scored: the rollout and its rewards.
-        advantages: float32 [N].
+        rows: int64, the rows that are trained on; those of groups that were left out are not among them.
+        advantages: float32 [N], 0 for rows that are left out.
         trained: bool [N, T], True = a token that the loss counts.
         old_logprobs: float32 [N, T] under the sampling policy, or None where the update is on-policy.
         ref_logprobs: float32 [N, T] under the reference, or None without KL.
     """
 
     scored: Scored
+    rows: Tensor
     advantages: Tensor
     trained: Tensor
     old_logprobs: Tensor | None = None
@@ -37,14 +39,14 @@ class Experience:
     ) -> Iterator[Minibatch]:
         """Split the rows at random into ``parts`` minibatches, ``epochs`` times over, each row once an epoch."""
         for _ in range(epochs):
-            order = torch.randperm(len(self.advantages), generator=generator)
-            for rows in order.tensor_split(parts):
-                yield self.minibatch(rows, aggregation, constant)
+            order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
+            for rows in self.rows[order].tensor_split(parts):
+                if len(rows):
+                    yield self.minibatch(rows, aggregation, constant)
 
     def minibatch(self, rows: Tensor, aggregation: str, constant: int) -> Minibatch:
         """The rows of one update, longest first, each token with its share of the whole update's loss."""
         rollout = self.scored.rollout
-        rows = rows.to(self.advantages.device)
         rows = rows[torch.argsort(row_lengths(rollout)[rows], descending=True, stable=True)]
         input_ids, target_mask = collate(rollout, rows)
         width = int(rollout.lengths[rows].max())
@@ -108,23 +110,6 @@ def split(minibatch: Minibatch, rows: int) -> Iterator[Minibatch]:
                 for name in ("completion_mask", "weights", "old_logprobs", "ref_logprobs")
             },
         )
-
-
-def keep_groups(scored: Scored, keep: Tensor) -> Scored:
-    """The groups where ``keep`` (bool [B]) is True."""
-    rollout = scored.rollout
-    rows = keep.to(rollout.completion_ids.device).repeat_interleave(rollout.group_size)
-    return replace(
-        scored,
-        rollout=replace(
-            rollout,
-            groups=tuple(group for group, kept in zip(rollout.groups, keep.tolist(), strict=True) if kept),
-            completion_ids=rollout.completion_ids[rows],
-            completion_mask=rollout.completion_mask[rows],
-            logprobs=rollout.logprobs[rows],
-        ),
-        columns=scored.columns[rows.to(scored.columns.device)],
-    )
 
 
 def concatenate(parts: Sequence[Scored]) -> Scored:

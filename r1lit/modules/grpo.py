@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from r1lit.functional import group_advantages, has_variance, policy_loss
 from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
-from r1lit.modules.experience import Experience, collate, concatenate, keep_groups, row_lengths, split
+from r1lit.modules.experience import Experience, collate, concatenate, row_lengths, split
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
@@ -74,9 +74,9 @@ class GRPO(lightning.LightningModule):
     def training_step(self, batch: tuple[int, Sequence[Prompt]], batch_idx: int) -> None:
         """One step of GRPO on B prompts; leaves its ``metrics`` and ``experience`` for the callbacks."""
         step, prompts = batch
-        scored, resampled = self.sample(step, prompts)
-        metrics = rollout_metrics(scored) | resampled
-        self.experience = self.annotate(scored)
+        scored = self.sample(step, prompts)
+        metrics = rollout_metrics(scored)
+        self.experience = self.annotate(scored, self.trained_groups(scored, len(prompts)))
         means = Means()
         for minibatch in self.experience.minibatches(
             self.algorithm.minibatches,
@@ -94,24 +94,23 @@ class GRPO(lightning.LightningModule):
             metrics |= means.read()
         self.metrics = metrics | self.timer.pop()
 
-    def sample(self, step: int, prompts: Sequence[Prompt]) -> tuple[Scored, dict[str, float]]:
-        """G scored completions of each prompt; prompts whose groups are uniform replaced where the algorithm asks."""
-        scored = self.score(prompts, self.step_seed(step))
-        if self.algorithm.uniform_groups != "resample" or self.extra_prompts is None:
-            return scored, {}
-        parts, rounds = [keep_groups(scored, self.varied(scored))], 0
-        while (missing := len(prompts) - sum(len(part.rollout.groups) for part in parts)) > 0:
-            if rounds == self.algorithm.max_resamples:
-                break
-            scored = self.score(self.extra_prompts(step, rounds), self.step_seed(step, 1 + rounds))
-            rounds += 1
-            useful = self.varied(scored)
-            parts.append(keep_groups(scored, useful & (useful.cumsum(0) <= missing)))
-        kept = [part for part in parts if part.rollout.groups]
-        return concatenate(kept) if kept else scored, {
-            "sampling/rounds": 1.0 + rounds,
-            "sampling/missing": float(missing),
-        }
+    def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
+        """G scored completions of each prompt; where the algorithm resamples, of further prompts too, in bounded
+        rounds, until as many groups have something to teach as there were prompts."""
+        rounds = [self.score(prompts, self.step_seed(step))]
+        if self.algorithm.uniform_groups == "resample":
+            for extra in range(self.algorithm.max_resamples):
+                if sum(int(self.varied(scored).sum()) for scored in rounds) >= len(prompts):
+                    break
+                rounds.append(self.score(self.extra_prompts(step, extra), self.step_seed(step, 1 + extra)))
+        return concatenate(rounds)
+
+    def trained_groups(self, scored: Scored, wanted: int) -> Tensor:
+        """bool, one a group, True where it takes part in the update; ``wanted`` is how many resampling is after."""
+        if self.algorithm.uniform_groups == "keep":
+            return torch.ones(len(scored.rollout.groups), dtype=torch.bool)
+        varied = self.varied(scored)
+        return varied & (varied.cumsum(0) <= wanted)
 
     def score(self, prompts: Sequence[Prompt], seed: int) -> Scored:
         """Sample a group for each prompt; rewards judge each group as soon as its last completion has ended."""
@@ -122,41 +121,42 @@ class GRPO(lightning.LightningModule):
         with self.timer.phase("score"):
             return self.rewards.gather(rollout)
 
-    def annotate(self, scored: Scored) -> Experience:
+    def annotate(self, scored: Scored, trained_groups: Tensor) -> Experience:
         """Advantages, and the log-probs under the sampling policy and the reference where the objective needs them."""
-        rollout, device = scored.rollout, self.device
-        if self.algorithm.uniform_groups == "skip" and (varied := self.varied(scored)).any():
-            scored = keep_groups(scored, varied)
-            rollout = scored.rollout
-        advantages = group_advantages(
-            scored.columns, scored.weights, rollout.group_size, scale=self.algorithm.advantage_scale
-        )
+        rollout, size = scored.rollout, scored.rollout.group_size
+        rows = trained_groups.repeat_interleave(size).nonzero()[:, 0]
+        advantages = torch.zeros(len(scored.columns))
+        if len(rows):
+            advantages[rows] = group_advantages(
+                scored.columns[rows], scored.weights, size, scale=self.algorithm.advantage_scale
+            )
+        rows = rows.to(self.device)
         trained = rollout.completion_mask
         if self.algorithm.mask_truncated:
-            trained = trained & ~rollout.truncated.to(device)[:, None]
+            trained = trained & ~rollout.truncated.to(self.device)[:, None]
         with self.timer.phase("logprobs"):
-            old = None if self.algorithm.on_policy else self.sampling_logprobs(rollout)
-            ref = None if self.reference is None else self.logprobs_under(self.reference, rollout)
-        return Experience(scored, advantages.to(device), trained, old, ref)
+            old = None if self.algorithm.on_policy else self.sampling_logprobs(rollout, rows)
+            ref = None if self.reference is None else self.logprobs_under(self.reference, rollout, rows)
+        return Experience(scored, rows, advantages.to(self.device), trained, old, ref)
 
-    def sampling_logprobs(self, rollout: Rollout) -> Tensor:
+    def sampling_logprobs(self, rollout: Rollout, rows: Tensor) -> Tensor:
         """float32 [N, T] of the policy that sampled; the sampler's own where nothing was cut off the distribution."""
         if self.sampler.exact_logprobs and rollout.sampling.full_support:
             return rollout.logprobs
-        return self.logprobs_under(self.policy, rollout)
+        return self.logprobs_under(self.policy, rollout, rows)
 
     @torch.no_grad()
-    def logprobs_under(self, model: nn.Module, rollout: Rollout) -> Tensor:
-        """float32 [N, T], the completions' log-probs under a model, computed longest rows first."""
+    def logprobs_under(self, model: nn.Module, rollout: Rollout, rows: Tensor) -> Tensor:
+        """float32 [N, T], the log-probs of some rows' completions under a model, longest first; 0 for the others."""
         table = torch.zeros_like(rollout.logprobs)
-        order = torch.argsort(row_lengths(rollout), descending=True)
-        for rows in order.split(self.algorithm.micro_batch_rows):
+        order = rows[torch.argsort(row_lengths(rollout)[rows], descending=True)]
+        for rows in order.split(self.algorithm.micro_batch_rows) if len(order) else ():
             mask = rollout.completion_mask[rows]
             width = int(mask.sum(-1).max())
             logprobs, _ = completion_logprobs(
                 model, *collate(rollout, rows), mask[:, :width], temperature=self.temperature
             )
-            table[rows, :width] = logprobs
+            table[rows, :width] = logprobs.float()
         return table
 
     def update(self, minibatch: Minibatch, means: Means) -> None:

@@ -41,6 +41,7 @@ def rollout_metrics(scored: Scored) -> dict[str, float]:
         "reward": totals.mean().item(),
         "reward_std": totals.view(-1, rollout.group_size).std(-1).mean().item(),
         "frac_reward_zero_std": 1.0 - varied.float().mean().item(),
+        "num_tokens": lengths.sum().item(),
         "completions/mean_length": lengths.mean().item(),
         "completions/min_length": lengths.min().item(),
         "completions/max_length": lengths.max().item(),

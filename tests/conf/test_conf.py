@@ -52,7 +52,10 @@ def test_r1_is_the_papers():
     ("preset", "expected"),
     [
         ("dr_grpo", {"advantage_scale": "none", "aggregation": "constant", "kl_coef": 0}),
-        ("dapo", {"clip_low": 0.2, "clip_high": 0.28, "aggregation": "token", "uniform_groups": "resample", "kl_coef": 0}),
+        (
+            "dapo",
+            {"clip_low": 0.2, "clip_high": 0.28, "aggregation": "token", "uniform_groups": "resample", "kl_coef": 0},
+        ),
         ("gspo", {"ratio_level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "aggregation": "sequence"}),
         ("cispo", {"surrogate": "cispo", "clip_high": 5.0, "aggregation": "token"}),
         ("grpo", {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.04, "aggregation": "sequence", "surrogate": "clip"}),
