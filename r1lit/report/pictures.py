@@ -77,7 +77,9 @@ def _held_out(
     known = [(at, figures) for at, figures in points if figures]
     if not known:
         return
-    axes.plot([at for at, _ in known], [figures[name] for _, figures in known], "ko--", linewidth=1, label="held out")
+    # A line between two points far apart would be read as the way from one to the other.
+    style = "ko--" if len(known) > 2 else "ko"
+    axes.plot([at for at, _ in known], [figures[name] for _, figures in known], style, linewidth=1, label="held out")
     for at, figures in known:
         if interval in figures:
             axes.plot([at, at], figures[interval], "k-", linewidth=2)

@@ -9,9 +9,10 @@ from transformers.utils import logging as transformers_logging
 
 from r1lit.callbacks.storage import storing
 from r1lit.settings import UserError
-from r1lit.stages.evaluate import evaluate, rows, summarize
+from r1lit.stages.evaluate import rows, summarize
 from r1lit.stages.export import export
 from r1lit.stages.fit import fit
+from r1lit.stages.measure import measure
 from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.settings import Run
 from r1lit.stages.setup import workbench
@@ -56,9 +57,7 @@ def _recorded(stage: Stage) -> Stage:
 def _evaluate(run: Run, summary: Summary) -> None:
     with workbench(run) as bench:
         summary.show_prompts(bench.prompts)
-        prompts = bench.prompts.validation[: run.evaluation.prompts]
-        with summary.progress("evaluating", len(prompts)) as advance:
-            judged = evaluate(bench.sampler, bench.rewards, prompts, run.evaluation, run.command.seed, advance)
+        judged = measure(run, bench, summary)
     with (run.directory / "samples.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(judged))
     summary.add(metric=run.evaluation.metric, evaluation=summarize(judged))

@@ -20,8 +20,9 @@ from r1lit.data.module import PromptDataModule
 from r1lit.data.stream import PromptStream
 from r1lit.modules.grpo import GRPO
 from r1lit.settings import ConfigError
-from r1lit.stages.evaluate import evaluate, summarize
+from r1lit.stages.evaluate import summarize
 from r1lit.stages.export import write_model
+from r1lit.stages.measure import measure
 from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.settings import Run
 from r1lit.stages.setup import Workbench, device_of, workbench
@@ -40,7 +41,7 @@ def fit(run: Run, summary: Summary) -> None:
             summary.preflight(found)
             require_signal(found, run.command.force)
         if run.evaluation.enabled and "before" not in summary.figures:
-            summary.evaluation("before", _measure(run, bench, summary))
+            _evaluate("before", run, bench, summary)
         module = build_module(run, bench)
         prompts = bench.prompts
         stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
@@ -51,7 +52,7 @@ def fit(run: Run, summary: Summary) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=_checkpoint(run), weights_only=True)
         summary.training(read_metrics(run.directory / "metrics.jsonl"), time.perf_counter() - start)
         if run.evaluation.enabled:
-            summary.evaluation("after", _measure(run, bench, summary))
+            _evaluate("after", run, bench, summary)
         write_model(bench.policy, bench.tokenizer, run)
 
 
@@ -74,7 +75,9 @@ def build_trainer(run: Run, bench: Workbench, summary: Summary, loggers: list[Lo
         ProgressBar(run.algorithm.steps, run.evaluation.metric, console=summary.console)
     ]
     if run.evaluation.every:
-        callbacks.append(PeriodicEvaluation(lambda: _scalars(_measure(run, bench, summary)), run.evaluation.every))
+        callbacks.append(
+            PeriodicEvaluation(lambda: _scalars(summarize(measure(run, bench, summary))), run.evaluation.every)
+        )
     callbacks.append(Recorder(run.directory))
     if run.completions.every:
         callbacks.append(CompletionsTable(run.directory, run.completions.every))
@@ -139,11 +142,17 @@ def _wandb_logger(run: Run) -> Logger:
     )
 
 
-def _measure(run: Run, bench: Workbench, summary: Summary) -> dict[str, Any]:
-    prompts = bench.prompts.validation[: run.evaluation.prompts]
-    with summary.progress("evaluating", len(prompts)) as advance:
-        judged = evaluate(bench.sampler, bench.rewards, prompts, run.evaluation, run.command.seed, advance)
-    return summarize(judged)
+def _evaluate(when: str, run: Run, bench: Workbench, summary: Summary) -> None:
+    judged = measure(run, bench, summary)
+    summary.evaluation(when, summarize(judged))
+    # The first held-out prompt's first sample, whatever it is: the same prompt before and after.
+    first = judged[0].group
+    summary.say(f"    {_shortened(first.prompt.raw)} -> {_shortened(first.completions[0])}")
+
+
+def _shortened(text: object, limit: int = 300) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else f"{line[:limit]} ..."
 
 
 def _scalars(figures: dict[str, Any]) -> dict[str, float]:
