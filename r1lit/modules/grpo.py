@@ -69,7 +69,7 @@ class GRPO(lightning.LightningModule):
         self.timer = PhaseTimer()
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
-        self.skipped_in_a_row = 0
+        self.updates_skipped = self.skipped_in_a_row = 0
 
     def training_step(self, batch: tuple[int, Sequence[Prompt]], batch_idx: int) -> None:
         """One step of GRPO on B prompts; leaves its ``metrics`` and ``experience`` for the callbacks."""
@@ -77,7 +77,7 @@ class GRPO(lightning.LightningModule):
         scored = self.sample(step, prompts)
         metrics = rollout_metrics(scored)
         self.experience = self.annotate(scored, self.trained_groups(scored, len(prompts)))
-        means = Means()
+        means, self.updates_skipped = Means(), 0
         for minibatch in self.experience.minibatches(
             self.algorithm.minibatches,
             self.algorithm.epochs,
@@ -91,7 +91,7 @@ class GRPO(lightning.LightningModule):
             if self.reference is not None and self._refresh_due(step):
                 copy_weights(self.policy, self.reference)
             self.sampler.load_weights(self.policy)
-            metrics |= means.read()
+            metrics |= means.read() | {"updates_skipped": float(self.updates_skipped)}
         self.metrics = metrics | self.timer.pop()
 
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
@@ -150,13 +150,13 @@ class GRPO(lightning.LightningModule):
         """float32 [N, T], the log-probs of some rows' completions under a model, longest first; 0 for the others."""
         table = torch.zeros_like(rollout.logprobs)
         order = rows[torch.argsort(row_lengths(rollout)[rows], descending=True)]
-        for rows in order.split(self.algorithm.micro_batch_rows) if len(order) else ():
-            mask = rollout.completion_mask[rows]
+        for part in order.split(self.algorithm.micro_batch_rows) if len(order) else ():
+            mask = rollout.completion_mask[part]
             width = int(mask.sum(-1).max())
             logprobs, _ = completion_logprobs(
-                model, *collate(rollout, rows), mask[:, :width], temperature=self.temperature
+                model, *collate(rollout, part), mask[:, :width], temperature=self.temperature
             )
-            table[rows, :width] = logprobs.float()
+            table[part, :width] = logprobs.float()
         return table
 
     def update(self, minibatch: Minibatch, means: Means) -> None:
@@ -183,7 +183,7 @@ class GRPO(lightning.LightningModule):
         loss, bound = torch.stack(losses).sum(), self.algorithm.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), bound)
         finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
-        means.add({"updates_skipped": (float(not finite), 1.0), "lr": (schedule.get_last_lr()[0], 1.0)})
+        means.add({"lr": (schedule.get_last_lr()[0], 1.0)})
         if not finite:
             self.skip_update(loss, norm)
             return
@@ -198,6 +198,7 @@ class GRPO(lightning.LightningModule):
         Raises:
             TrainingDivergedError: after ``max_skipped_updates`` in a row.
         """
+        self.updates_skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= self.algorithm.max_skipped_updates:
             raise TrainingDivergedError(

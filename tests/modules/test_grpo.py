@@ -261,8 +261,10 @@ def test_an_update_that_is_not_finite_is_skipped_then_stops_the_run():
         return experience
 
     module.annotate = poisoned
+    seen = []
     with pytest.raises(TrainingDivergedError, match="2 updates in a row"):
-        train(module, [prompts()] * 3)
+        train(module, [prompts()] * 3, lambda module: seen.append(module.metrics["updates_skipped"]))
+    assert seen == [1.0]
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
     assert all(torch.isfinite(p).all() for p in module.policy.parameters())
 
