@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import r1lit
@@ -32,6 +33,8 @@ from r1lit.settings import ConfigError, UserError, suggest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PACKAGE = Path(r1lit.__file__).parent
+OVERRIDES = "overrides.yaml"
+"""In a run's directory: what it was started with. Hydra's own copy changes with every command that names the run."""
 
 
 def config_directory() -> str:
@@ -80,18 +83,21 @@ def resumed(arguments: list[str]) -> list[str]:
     if not runs:
         return arguments
     directory = Path(runs[-1])
-    saved = directory / ".hydra" / "overrides.yaml"
+    saved = directory / OVERRIDES
     if not saved.is_file():
         siblings = [str(path) for path in directory.parent.glob("*") if path.is_dir()]
         raise ConfigError([f"resume={directory} is not the directory of a run; {suggest(str(directory), siblings)}"])
-    before = [
-        o for o in yaml.safe_load(saved.read_text()) if not o.lstrip("+").startswith(("resume=", "hydra.run.dir="))
-    ]
+    typed = {_key(argument) for argument in arguments}
+    before = [override for override in yaml.safe_load(saved.read_text()) if _key(override) not in typed]
     return [*before, *arguments, f"hydra.run.dir={directory}"]
 
 
-def run(config: DictConfig) -> None:
-    """Run the stage that a composed configuration asks for."""
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=", 1)[0]
+
+
+def run(config: DictConfig, problems: Sequence[str] = ()) -> None:
+    """Run the stage that a composed configuration asks for; ``problems`` are mistakes that were found before."""
     # Imported here so that --help and a misspelt override answer at once.
     from r1lit.report.conclude import conclude
     from r1lit.stages.dispatch import run_stage
@@ -99,19 +105,26 @@ def run(config: DictConfig) -> None:
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        settings = read(OmegaConf.to_container(config, resolve=True), directory)
+        settings = read(OmegaConf.to_container(config, resolve=True), directory, problems)
         (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        if settings.command.stage == "fit":
+            own = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "stage", "force")]
+            (directory / OVERRIDES).write_text(yaml.safe_dump(own))
         run_stage(settings)
         conclude(directory)
     except UserError as error:
         if isinstance(error, ConfigError):
             _discard(directory)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            # The other runs of the sweep go on.
+            print(f"r1lit: {error}", file=sys.stderr)
+            raise
         _leave(error)
 
 
 def _discard(directory: Path) -> None:
     """Remove the directory of a run that never began."""
-    if {path.name for path in directory.iterdir()} <= {".hydra", "r1lit.log", "config.yaml"}:
+    if {path.name for path in directory.iterdir()} <= {".hydra", "r1lit.log", "config.yaml", OVERRIDES}:
         shutil.rmtree(directory)
 
 
@@ -126,11 +139,17 @@ def main() -> None:
     OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
     Plugins.instance().register(PluginSearchPath)
     try:
-        sys.argv[1:] = prepare(resumed(sys.argv[1:]), config_groups())
+        arguments, problems = prepare(resumed(sys.argv[1:]), config_groups())
+        if problems and any(argument.startswith("-") for argument in arguments):
+            raise ConfigError(problems)
     except UserError as error:
         _leave(error)
-    command: Callable[[], None] = hydra.main(config_directory(), "config", version_base="1.3")(run)
-    command()
+    sys.argv[1:] = arguments
+
+    def task(config: DictConfig) -> None:
+        run(config, problems)
+
+    hydra.main(config_directory(), "config", version_base="1.3")(task)()
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from r1lit.settings import ConfigError, suggest
+from r1lit.settings import suggest
 
 IMPLIED = {"model.path": "model=local", "data.path": "data=prompts"}
 """A setting that speaks of one's own model or data selects the group member that has no tiny defaults."""
 
 
-def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Turn typed arguments into Hydra's, or say everything that is wrong with them.
+def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Turn typed arguments into Hydra's, and say everything that is wrong with those that it leaves out.
 
     Settings become ``++key=value``: the typed sections know which keys exist, and name the nearest one. Hydra's own
     flags and ``hydra.*`` pass as they are.
@@ -25,11 +25,11 @@ def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> li
         arguments: what stands behind the command's name.
         groups: the members of each config group.
 
-    Raises:
-        ConfigError: for what cannot be parsed, and for members that do not exist.
+    Returns:
+        Hydra's arguments; and the problems: what cannot be parsed, and members that do not exist.
 
-    >>> prepare(["optimizer.lr=1e-5", "algorithm=dapo"], {"algorithm": ["dapo", "grpo"]})
-    ['++optimizer.lr=1e-5', 'algorithm=dapo']
+    >>> prepare(["optimizer.lr=1e-5", "algorithm=dapoo"], {"algorithm": ["dapo", "grpo"]})
+    (['++optimizer.lr=1e-5'], ['algorithm=dapoo: there is no such member of algorithm; did you mean dapo?'])
     """
     given = get_args_parser().parse_known_args(arguments)[0].overrides
     flags = [argument for argument in arguments if argument not in given]
@@ -40,14 +40,14 @@ def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> li
         except HydraException as error:
             problems.append(f"{text}: {str(error).splitlines()[0]}; write key=value, in quotes where a list is meant")
             continue
-        problems += list(_unknown_members(parsed, groups))
+        if unknown := list(_unknown_members(parsed, groups)):
+            problems += unknown
+            continue
         typed_setting = not (parsed.is_add() or parsed.is_delete() or parsed.is_force_add())
         if typed_setting and parsed.key_or_group not in groups and not parsed.key_or_group.startswith("hydra."):
             text = f"++{text}"
         overrides.append(text)
-    if problems:
-        raise ConfigError(problems)
-    return flags + implied(overrides) + overrides
+    return flags + implied(overrides) + overrides, problems
 
 
 def implied(overrides: Sequence[str]) -> list[str]:

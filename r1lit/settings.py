@@ -8,6 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+JOINT = "\n"
+"""Between the mistakes that one validator reports together."""
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and an unknown key is a mistake rather than a silent no-op."""
@@ -61,7 +64,8 @@ def parse(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> 
         try:
             parsed[section] = kind.model_validate(values.get(section) or {})
         except ValidationError as error:
-            problems += [_line(section, kind, item) for item in error.errors()]
+            # A validator that looks at several settings at once finds several mistakes at once.
+            problems += [part for item in error.errors() for part in _line(section, kind, item).split(JOINT)]
     if problems:
         raise ConfigError(problems)
     return parsed

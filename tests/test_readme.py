@@ -36,7 +36,8 @@ def test_a_command_of_the_readme_is_understood(command, monkeypatch):
     assert program == "r1lit" or (ROOT / program).exists()
     groups = config_groups()
     groups = {name: members + READERS.get(name, []) for name, members in groups.items()}
-    prepare([argument for argument in arguments if not argument.startswith("--")], groups)
+    _, problems = prepare([argument for argument in arguments if not argument.startswith("--")], groups)
+    assert not problems
 
 
 @pytest.mark.parametrize("page", PAGES)

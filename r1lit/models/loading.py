@@ -79,6 +79,16 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
     return model, tokenizer
 
 
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer, and nothing else of it.
+
+    Raises:
+        FileNotFoundError: for a folder that is missing, or that holds no config or no weights.
+        ValueError: for pickled weights, or a tokenizer that cannot be loaded.
+    """
+    return _load("tokenizer", settings.path, AutoTokenizer, _locate(settings.path))
+
+
 def stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The token ids that end a completion: the generation config's, then the tokenizer's.
 
@@ -130,6 +140,15 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def path_problem(name: str) -> str | None:
+    """What is wrong with a model's path, as far as can be told without loading anything."""
+    try:
+        _locate(name)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _locate(name: str) -> str:

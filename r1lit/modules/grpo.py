@@ -14,7 +14,7 @@ from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.modules.experience import Experience, collate, concatenate, row_lengths, split
 from r1lit.modules.metrics import Means, rollout_metrics
-from r1lit.modules.optimizer import build_optimizer
+from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
 from r1lit.rollout.sampler import Sampler
@@ -71,6 +71,21 @@ class GRPO(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self.updates_skipped = self.skipped_in_a_row = 0
 
+    def on_train_start(self) -> None:
+        # transformers loads models in evaluation mode, in which they would not checkpoint their activations.
+        self.policy.train()
+        # A resumed run goes by the settings it is given, not by those its checkpoint was saved under.
+        apply_settings(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Let a run resume with a KL that it did not have before, from the initial model, or without the one it had."""
+        state = checkpoint["state_dict"]
+        mine = {} if self.reference is None else self.reference.state_dict(prefix="reference.")
+        for name in [name for name in state if name.startswith("reference.") and name not in mine]:
+            del state[name]
+        for name, value in mine.items():
+            state.setdefault(name, value)
+
     def training_step(self, batch: tuple[int, Sequence[Prompt]], batch_idx: int) -> None:
         """One step of GRPO on B prompts; leaves its ``metrics`` and ``experience`` for the callbacks."""
         step, prompts = batch
@@ -125,7 +140,7 @@ class GRPO(lightning.LightningModule):
         """Advantages, and the log-probs under the sampling policy and the reference where the objective needs them."""
         rollout, size = scored.rollout, scored.rollout.group_size
         rows = trained_groups.repeat_interleave(size).nonzero()[:, 0]
-        advantages = torch.zeros(len(scored.columns))
+        advantages = torch.zeros(len(scored.columns), dtype=torch.float32)
         if len(rows):
             advantages[rows] = group_advantages(
                 scored.columns[rows], scored.weights, size, scale=self.algorithm.advantage_scale
@@ -140,8 +155,10 @@ class GRPO(lightning.LightningModule):
         return Experience(scored, rows, advantages.to(self.device), trained, old, ref)
 
     def sampling_logprobs(self, rollout: Rollout, rows: Tensor) -> Tensor:
-        """float32 [N, T] of the policy that sampled; the sampler's own where nothing was cut off the distribution."""
-        if self.sampler.exact_logprobs and rollout.sampling.full_support:
+        """float32 [N, T] of the policy that sampled: the sampler's own where nothing was cut off the distribution, and
+        where decoding rounds as training does, which takes float32."""
+        rounds_alike = self.policy.dtype == torch.float32 and not torch.is_autocast_enabled(self.device.type)
+        if self.sampler.exact_logprobs and rollout.sampling.full_support and rounds_alike:
             return rollout.logprobs
         return self.logprobs_under(self.policy, rollout, rows)
 
@@ -183,7 +200,7 @@ class GRPO(lightning.LightningModule):
         loss, bound = torch.stack(losses).sum(), self.algorithm.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), bound)
         finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
-        means.add({"lr": (schedule.get_last_lr()[0], 1.0)})
+        means.add({"lr": (optimizer.param_groups[0]["lr"], 1.0)})
         if not finite:
             self.skip_update(loss, norm)
             return

@@ -51,3 +51,19 @@ def build_optimizer(
         fused=True,
     )
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate(settings, updates))
+
+
+def apply_settings(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, settings: OptimizerSettings
+) -> None:
+    """Put the settings into an optimiser and its schedule whose state was loaded from a checkpoint."""
+    schedule.base_lrs = [settings.lr for _ in optimizer.param_groups]
+    for group, shape in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        matrices = group["params"][0].ndim >= 2
+        group |= {
+            "initial_lr": settings.lr,
+            "lr": settings.lr * shape(schedule.last_epoch),
+            "betas": settings.betas,
+            "eps": settings.eps,
+            "weight_decay": settings.weight_decay if matrices else 0.0,
+        }

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from r1lit.functional import Objective
-from r1lit.settings import Settings
+from r1lit.settings import JOINT, Settings
 
 
 class AlgorithmSettings(Settings):
@@ -28,6 +28,8 @@ class AlgorithmSettings(Settings):
         dual_clip: upper bound of the ratio where the advantage is negative; none without it.
         kl_coef: weight of the KL to the reference; 0 leaves the reference out of memory altogether.
         kl_estimator: k1, k2 or k3 (Schulman 2020).
+        kl_corrected: multiply the KL by the importance ratio, which makes its gradient unbiased (TRL's default).
+        sapo_positive, sapo_negative: temperatures of SAPO's gate where the advantage is above 0, and elsewhere.
         aggregation: how tokens make one loss: mean per ``sequence``, mean over all tokens of the update (``token``),
             sum over a ``constant`` (B x G x max_tokens), or plain ``sum`` per sequence.
         reference_refresh: replace the reference by the policy every so many steps; 0 never.
@@ -53,6 +55,9 @@ class AlgorithmSettings(Settings):
     dual_clip: float | None = Field(None, gt=1)
     kl_coef: float = Field(0.0, ge=0)
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_corrected: bool = False
+    sapo_positive: float = Field(1.0, gt=0)
+    sapo_negative: float = Field(1.05, gt=0)
     aggregation: Literal["sequence", "token", "constant", "sum"] = "sequence"
     reference_refresh: int = Field(0, ge=0)
     uniform_groups: Literal["keep", "skip", "resample"] = "keep"
@@ -72,18 +77,23 @@ class AlgorithmSettings(Settings):
 
     @model_validator(mode="after")
     def _every_minibatch_has_rows(self) -> AlgorithmSettings:
-        rows = self.prompts_per_step * self.group_size
+        rows, problems = self.prompts_per_step * self.group_size, []
         if self.minibatches > rows:
-            raise ValueError(
+            problems.append(
                 f"algorithm.minibatches={self.minibatches}, but a rollout has only prompts_per_step * group_size = "
                 f"{rows} rows; set algorithm.minibatches <= {rows}"
             )
         if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
-            raise ValueError(
+            problems.append(
                 f"algorithm.dual_clip={self.dual_clip}, but it bounds ratios beyond the upper clip; set it above "
                 f"1 + clip_high = {1 + self.clip_high}"
             )
-        self.objective  # noqa: B018  (checks what the loss itself asks of its arguments)
+        try:
+            self.objective  # noqa: B018  (checks what the loss itself asks of its arguments)
+        except ValueError as error:
+            problems.append(f"algorithm: {error}")
+        if problems:
+            raise ValueError(JOINT.join(problems))
         return self
 
     @property
@@ -102,6 +112,9 @@ class AlgorithmSettings(Settings):
             dual_clip=self.dual_clip,
             kl_coef=self.kl_coef,
             kl_estimator=self.kl_estimator,
+            kl_corrected=self.kl_corrected,
+            sapo_positive=self.sapo_positive,
+            sapo_negative=self.sapo_negative,
         )
 
 

@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import Any
 
 from r1lit.rewards.expressions import same_expression
-from r1lit.rewards.numbers import parse_number
+from r1lit.rewards.numbers import Quantity, parse_number
 from r1lit.settings import suggest
 from r1lit.text.thinking import split
 
@@ -115,6 +115,27 @@ def candidate(answer: str) -> str:
     return _undress(boxed)
 
 
+def vote_key(answer: str, gold: Any = None, task: str | None = None, verifier: str | None = None) -> str:
+    r"""What answers that offer the same thing have in common, for a majority vote: the number's value, the letter
+    where the gold answer is a choice, else the normalised text; ``""`` where nothing is offered.
+
+    Units are left out, as the number verifier forgives a missing one.
+
+    >>> [vote_key(text) for text in (r"Adding gives \boxed{\frac{1}{2}}", "it is **0.5**", "The answer is Paris.")]
+    ['1/2', '1/2', 'paris']
+    >>> vote_key("(b)", gold="B"), vote_key("B. Paris", gold="B")
+    ('B', 'B')
+    """
+    offered = candidate(answer)
+    # Another reward than accuracy may judge, to which a column of this name means something else.
+    verifier = verifier if verifier in VERIFIERS else None
+    kind = "math" if gold is None else choose_verifier(gold_text(gold), task, verifier)
+    if kind == "choice":
+        return read_choice(offered) or _normalised(offered)
+    number = None if kind == "text" else _read_number(offered)
+    return str(number.value) if number else _normalised(offered)
+
+
 def _judge(final: str | None, answer: Any, prompt: Any, task: str | None, verifier: str | None) -> float | None:
     if answer is None:
         return None
@@ -128,8 +149,12 @@ def _math(gold: str, offered: str, task: str) -> bool:
 
 
 def _number(gold: str, offered: str, task: str) -> bool:
-    wanted, given = parse_number(gold), parse_number(_PREFIX.sub("", offered, count=1))
+    wanted, given = parse_number(gold), _read_number(offered)
     return bool(wanted and given and wanted.matches(given))
+
+
+def _read_number(offered: str) -> Quantity | None:
+    return parse_number(_PREFIX.sub("", offered, count=1))
 
 
 def _choice(gold: str, offered: str, task: str) -> bool:

@@ -44,7 +44,7 @@ class CaseResult:
 
 
 def try_cases(
-    pool: RewardPool, cases: Iterable[Mapping[str, Any]], encode: Callable[[str], list[int]] | None = None
+    pool: RewardPool, cases: Iterable[Mapping[str, Any]], encode: Callable[[str, bool], list[int]] | None = None
 ) -> list[CaseResult]:
     """Judge each case by every reward of the pool.
 
@@ -52,7 +52,8 @@ def try_cases(
         pool: the rewards.
         cases: rows with ``prompt``, ``completion``, optionally ``expected`` (a number where one reward is tried, else
             a mapping by reward; null expects no value) and ``truncated``; other keys are columns for the rewards.
-        encode: makes the token ids of a completion, for rewards that look at ``completion_ids``; else they are empty.
+        encode: makes the token ids of a completion, told whether it is truncated (one that is not ends in EOS), for
+            rewards that look at ``completion_ids``; without it they are empty.
 
     Raises:
         ValueError: with every malformed case, by its number from 1.
@@ -83,14 +84,14 @@ def _problems(case: Mapping[str, Any], rewards: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _group(case: Mapping[str, Any], encode: Callable[[str], list[int]] | None) -> Group:
+def _group(case: Mapping[str, Any], encode: Callable[[str, bool], list[int]] | None) -> Group:
     columns = {key: value for key, value in case.items() if key not in _OWN_KEYS}
-    completion = case["completion"]
+    completion, truncated = case["completion"], bool(case.get("truncated", False))
     return Group(
         prompt=Prompt(ids=(), raw=case["prompt"], columns=columns),
-        completion_ids=[encode(completion) if encode else []],
+        completion_ids=[encode(completion, truncated) if encode else []],
         completions=[completion],
-        truncated=[bool(case.get("truncated", False))],
+        truncated=[truncated],
     )
 
 

@@ -8,7 +8,7 @@ import logging
 import pickle
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,46 @@ class GroupScore:
     def abstained(self, name: str) -> int:
         """Rows on which a reward that judged this group returned None of its own."""
         return self.values[name].count(None) - self.failures.get(name, Counter()).total()
+
+
+class Tally:
+    """How the rewards do on a rollout whose verdicts are still coming in.
+
+    Attributes:
+        failures: how many rows failed so far, by reward and reason.
+    """
+
+    def __init__(self, jobs: Iterable[Job]):
+        self.failures: dict[str, Counter[str]] = defaultdict(Counter)
+        self._asked: Counter[str] = Counter()
+        for job in jobs:
+            for name, rows in job.units:
+                self._asked[name] += len(rows)
+        self._judged: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, score: GroupScore) -> None:
+        """Count one more group."""
+        self._judged.update({name: len(values) for name, values in score.values.items()})
+        for name, counts in score.failures.items():
+            self.failures[name].update(counts)
+        for (name, _), message in score.messages.items():
+            self._first.setdefault(name, message)
+
+    def problem(self, name: str, settings: RewardSettings) -> str | None:
+        """What to tell the user where a reward failed on more rows than its settings allow; None where it did not."""
+        asked, failed = self._asked[name], self.failures[name].total()
+        if not failed or failed / asked <= settings.max_failures:
+            return None
+        counts = ", ".join(f"{reason} {count}" for reason, count in self.failures[name].most_common())
+        left = asked - self._judged[name]
+        return (
+            f"reward {name} ({settings.dotted_path}) failed on {failed} of {asked} rows ({failed / asked:.0%}: {counts}"
+            f"{f'; {left} not judged any more' if left else ''}), more than max_failures={settings.max_failures:g} "
+            f"allows; first: {self._first[name]}\n"
+            f"Try it with stage=try_reward and mend it, or raise reward.{name}.max_failures "
+            f"(reward.{name}.timeout and reward.{name}.memory_mb bound what a call may cost)."
+        )
 
 
 class RewardPool:
@@ -147,63 +187,72 @@ class RewardPool:
         Raises:
             RewardError: where the processes that score are gone.
         """
-        groups = list(groups)
-        for index, group in enumerate(groups):
-            # What a broken-off round submitted under this index is another group.
-            if index not in self._sent or self._sent[index].group != group:
-                self.submit(index, group)
-        jobs = [self._sent[index] for index in range(len(groups))]
-        verdicts: dict[int, list[dict]] = {job.number: [] for job in jobs if not job.units}
-        while any(job.number not in verdicts for job in jobs):
-            answer = self._receive()
-            verdicts[answer["key"]] = answer["verdicts"]
-        self._sent = {}
-        return [_group_score(job, verdicts[job.number]) for job in jobs]
+        jobs = self._ask(groups)
+        scores = {job.number: score for job, score in self._arriving(jobs)}
+        return [scores[job.number] for job in jobs]
 
     def gather(self, rollout: Rollout) -> Scored:
         """The rollout with its rewards; waits for what is still being judged.
 
         Raises:
-            RewardError: where a reward failed on more than its share of rows, naming it, the reasons and the remedy.
+            RewardError: as soon as a reward has failed on more than its share of the rollout's rows, naming it, the
+                reasons and the remedy.
         """
-        scores = self.score(rollout.groups)
-        failures = {name: sum((score.failures[name] for score in scores), Counter()) for name in self.rewards}
+        jobs = self._ask(rollout.groups)
+        tally, scores = Tally(jobs), {}
+        for job, score in self._arriving(jobs):
+            scores[job.number] = score
+            self._log_first(score)
+            tally.add(score)
+            problems = (tally.problem(name, settings) for name, settings in self.rewards.items())
+            if problem := next(filter(None, problems), None):
+                # What is still being judged may hang as well, and nobody will wait for it.
+                self.close()
+                raise RewardError(problem)
         self.abstained = {
-            name: sum(score.abstained(name) for score in scores if name in score.values) for name in self.rewards
+            name: sum(score.abstained(name) for score in scores.values() if name in score.values)
+            for name in self.rewards
         }
-        self._log_first(scores)
-        self._check_share(scores, failures)
-        table = [score.values.get(name, [None] * rollout.group_size) for score in scores for name in self.rewards]
-        columns = torch.tensor([[float("nan") if value is None else value for value in row] for row in table])
+        blank = [None] * rollout.group_size
+        table = [scores[job.number].values.get(name, blank) for job in jobs for name in self.rewards]
+        # A policy in bfloat16 makes that the default type, which is too coarse for rewards.
+        columns = torch.tensor(
+            [[float("nan") if value is None else value for value in row] for row in table], dtype=torch.float32
+        )
         return Scored(
             rollout=rollout,
             names=tuple(self.rewards),
             weights=torch.tensor([settings.weight for settings in self.rewards.values()], dtype=torch.float32),
-            columns=columns.view(len(scores), len(self.rewards), -1).transpose(1, 2).reshape(-1, len(self.rewards)),
-            failures={name: dict(counts) for name, counts in failures.items() if counts},
+            columns=columns.view(len(jobs), len(self.rewards), -1).transpose(1, 2).reshape(-1, len(self.rewards)),
+            failures={name: dict(tally.failures[name]) for name in self.rewards if tally.failures[name]},
         )
 
-    def _log_first(self, scores: list[GroupScore]) -> None:
-        for score in scores:
-            for (name, reason), message in score.messages.items():
-                if (name, reason) not in self._logged:
-                    self._logged.add((name, reason))
-                    logger.warning("reward %s failed (%s; further ones are only counted): %s", name, reason, message)
+    def _ask(self, groups: Iterable[Group]) -> list[Job]:
+        """The groups' jobs, handed over now unless that was done already."""
+        jobs = []
+        for index, group in enumerate(groups):
+            # What a broken-off round submitted under this index is another group.
+            if index not in self._sent or self._sent[index].group != group:
+                self.submit(index, group)
+            jobs.append(self._sent[index])
+        self._sent = {}
+        return jobs
 
-    def _check_share(self, scores: list[GroupScore], failures: Mapping[str, Counter[str]]) -> None:
-        for name, settings in self.rewards.items():
-            judged = sum(len(score.values[name]) for score in scores if name in score.values)
-            failed = failures[name].total()
-            if judged and failed / judged > settings.max_failures:
-                first = next(text for score in scores for (who, _), text in score.messages.items() if who == name)
-                counts = ", ".join(f"{reason} {count}" for reason, count in failures[name].most_common())
-                raise RewardError(
-                    f"reward {name} ({settings.dotted_path}) failed on {failed} of {judged} rows "
-                    f"({failed / judged:.0%}: {counts}), more than max_failures={settings.max_failures:g} allows; "
-                    f"first: {first}\n"
-                    f"Try it with stage=try_reward and mend it, or raise reward.{name}.max_failures "
-                    f"(reward.{name}.timeout and reward.{name}.memory_mb bound what a call may cost)."
-                )
+    def _arriving(self, jobs: list[Job]) -> Iterator[tuple[Job, GroupScore]]:
+        """Each job with its score, as the verdicts come in."""
+        waiting = {job.number: job for job in jobs if job.units}
+        yield from ((job, GroupScore()) for job in jobs if not job.units)
+        while waiting:
+            answer = self._receive()
+            # A broken-off round's verdicts come in too.
+            if job := waiting.pop(answer["key"], None):
+                yield job, _group_score(job, answer["verdicts"])
+
+    def _log_first(self, score: GroupScore) -> None:
+        for (name, reason), message in score.messages.items():
+            if (name, reason) not in self._logged:
+                self._logged.add((name, reason))
+                logger.warning("reward %s failed (%s; further ones are only counted): %s", name, reason, message)
 
     def _send(self, message: object) -> None:
         try:

@@ -20,6 +20,9 @@ from r1lit.rewards.judge import Verdict
 from r1lit.rewards.worker import verdict_of
 
 LOAD_SECONDS = 180.0
+# A reward that never answers on so many rows of a group is not asked for the rest of it, each of which would cost its
+# whole time limit.
+HOPELESS_ROWS = 4
 Unit = tuple[str, list[int]]
 
 
@@ -66,6 +69,7 @@ class Lane:
                 verdicts += [Verdict.failed(len(rows), "crash", f"{name}: {problem}") for _, rows in left]
             else:
                 verdicts += self._judge_until_it_ends(payload, left)
+                verdicts += _given_up(units, verdicts)
         return verdicts
 
     def stop(self) -> str:
@@ -103,6 +107,16 @@ class Lane:
             raise WorkerEnded("crash", f"the reward's process ended: {self.stop()}") from None
         self.stop()
         raise WorkerEnded("timeout", f"the reward took longer than its timeout of {seconds:g} s and was killed")
+
+
+def _given_up(units: list[Unit], verdicts: list[Verdict]) -> list[Verdict]:
+    """Verdicts on the rows that a row-by-row reward is not asked for, since it hung on each one before; else none."""
+    name = units[len(verdicts) - 1][0]
+    own = [verdict for (other, _), verdict in zip(units, verdicts, strict=False) if other == name]
+    if len(own) < HOPELESS_ROWS or not all("timeout" in verdict.reasons.values() for verdict in own):
+        return []
+    message = f"the reward was not called, for it hung on the group's {len(own)} rows before"
+    return [Verdict.failed(len(rows), "timeout", message) for other, rows in units[len(verdicts) :] if other == name]
 
 
 def main(descriptor: int) -> None:

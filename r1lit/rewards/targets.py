@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from r1lit.settings import suggest
+from r1lit.rewards.spec import RewardSettings
+from r1lit.settings import ConfigError, suggest
 
 PLUGINS_VARIABLE = "R1LIT_PLUGINS"
 
@@ -24,11 +25,12 @@ def plugin_paths(directory: str | Path = ".") -> list[Path]:
     belongs on Hydra's search path.
 
     Raises:
-        ValueError: where the variable names a folder that does not exist.
+        ConfigError: where the variable names a folder that does not exist.
     """
     named = [Path(part).expanduser() for part in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if part]
     if missing := [str(path) for path in named if not path.is_dir()]:
-        raise ValueError(f"{PLUGINS_VARIABLE} names {', '.join(missing)}, which is no folder; mend or unset it")
+        problem = f"{PLUGINS_VARIABLE} names {', '.join(missing)}, which is no folder; mend or unset it"
+        raise ConfigError([problem])
     local = Path(directory) / "plugins"
     return list(dict.fromkeys(path.resolve() for path in [*named, local] if path.is_dir()))
 
@@ -64,10 +66,12 @@ def bind(target: Any, keywords: Mapping[str, Any], factory: bool = False) -> Cal
         raise ValueError(f"{target!r} cannot be called; _target_ must name a function or a class")
     parameters = inspect.signature(target).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        settings = {field.alias or name for name, field in RewardSettings.model_fields.items()}
+        known = settings | set(parameters)
         for key in keywords:
             if key not in parameters:
                 raise ValueError(
-                    f"{key!r} is neither a setting nor an argument of the reward; " + suggest(key, parameters)
+                    f"{key!r} is neither a setting nor an argument of the reward; {suggest(key, known)}"
                 )
     once = factory or inspect.isclass(target)
     reward = target(**keywords) if once else functools.partial(target, **keywords)

@@ -43,7 +43,7 @@ class Drawn:
         return cls(
             ids=torch.full((rows, tokens), pad, device=device),
             mask=torch.zeros(rows, tokens, dtype=torch.bool, device=device),
-            logprobs=torch.zeros(rows, tokens, device=device),
+            logprobs=torch.zeros(rows, tokens, dtype=torch.float32, device=device),
             pad=pad,
         )
 

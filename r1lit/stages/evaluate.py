@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from r1lit.functional import majority_vote, mean_interval, pass_at_k
+from r1lit.rewards.accuracy import vote_key
 from r1lit.rewards.format import format as format_reward
 from r1lit.rewards.pool import RewardPool
 from r1lit.rollout.sampler import Sampler
@@ -41,10 +42,15 @@ class Judged:
         return str(self.group.prompt.columns.get("task") or "all")
 
     def consensus(self) -> float:
-        """1 where the most frequent answer is right (cons@k), else 0."""
-        answers = [_normal(split(text).answer) for text in self.group.completions]
-        voted = majority_vote(answers)
-        return float(voted is not None and self.correct[answers.index(voted)])
+        """1 where the most frequent answer, however it is put, is right (cons@k), else 0."""
+        votes = [self._vote(split(text).answer) for text in self.group.completions]
+        voted = majority_vote(votes)
+        return float(voted is not None and self.correct[votes.index(voted)])
+
+    def _vote(self, answer: str | None) -> str | None:
+        columns = self.group.prompt.columns
+        about = (columns.get("answer"), self.task, str(columns.get("verifier")))
+        return None if answer is None else vote_key(answer, *about) or None
 
 
 def evaluate(
@@ -113,10 +119,6 @@ def _figures(judged: Sequence[Judged]) -> dict[str, Any]:
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return sum(values) / len(values)
-
-
-def _normal(answer: str | None) -> str | None:
-    return None if answer is None else " ".join(answer.split()).casefold()
 
 
 def rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:

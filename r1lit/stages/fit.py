@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,25 +18,25 @@ from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.data.module import PromptDataModule
 from r1lit.data.stream import PromptStream
 from r1lit.modules.grpo import GRPO
-from r1lit.settings import ConfigError
+from r1lit.settings import ConfigError, UserError
 from r1lit.stages.evaluate import summarize
 from r1lit.stages.export import write_model
 from r1lit.stages.measure import measure
 from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.settings import Run
-from r1lit.stages.setup import Workbench, device_of, workbench
+from r1lit.stages.setup import Workbench, device_of, precision_of, workbench
 from r1lit.stages.summary import Summary
 
 
 def fit(run: Run, summary: Summary) -> None:
     """Run R1-Zero's loop; leaves a model directory, metrics, completions and a summary in the run's directory."""
-    loggers = build_loggers(run)
+    loggers, checkpoint = build_loggers(run), _checkpoint(run, summary)
     with workbench(run) as bench:
         summary.show_prompts(bench.prompts)
         summary.add(metric=run.evaluation.metric)
-        resumed = run.command.resume is not None
-        if run.preflight.enabled and not resumed:
-            found = preflight(run, bench)
+        if run.preflight.enabled and checkpoint is None:
+            with summary.timed("preflight"):
+                found = preflight(run, bench)
             summary.preflight(found)
             require_signal(found, run.command.force)
         if run.evaluation.enabled and "before" not in summary.figures:
@@ -47,13 +46,13 @@ def fit(run: Run, summary: Summary) -> None:
         stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
         module.extra_prompts = stream.extra
         data = PromptDataModule(stream, prompts.validation, run.algorithm.steps)
-        start = time.perf_counter()
         trainer = build_trainer(run, bench, summary, loggers)
-        trainer.fit(module, datamodule=data, ckpt_path=_checkpoint(run), weights_only=True)
-        summary.training(read_metrics(run.directory / "metrics.jsonl"), time.perf_counter() - start)
+        with summary.timed("fit"):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        write_model(bench.policy, bench.tokenizer, run)
+        summary.training(read_metrics(run.directory / "metrics.jsonl"))
         if run.evaluation.enabled:
             _evaluate("after", run, bench, summary)
-        write_model(bench.policy, bench.tokenizer, run)
 
 
 def build_module(run: Run, bench: Workbench) -> GRPO:
@@ -82,17 +81,13 @@ def build_trainer(run: Run, bench: Workbench, summary: Summary, loggers: list[Lo
     if run.completions.every:
         callbacks.append(CompletionsTable(run.directory, run.completions.every))
     callbacks.append(Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints))
-    device = device_of(run.trainer.accelerator)
-    precision = run.trainer.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" else "32-true"
     # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
     return lightning.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
+        accelerator="gpu" if device_of(run.trainer.accelerator).type == "cuda" else "cpu",
         devices=1,
-        precision=precision,
+        precision=precision_of(run),
         max_epochs=1,
         logger=loggers,
         callbacks=callbacks,
@@ -159,8 +154,20 @@ def _scalars(figures: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
 
-def _checkpoint(run: Run) -> str | None:
+def _checkpoint(run: Run, summary: Summary) -> str | None:
+    """The state to go on from; None to begin at the beginning.
+
+    Raises:
+        UserError: for a run that finished without a checkpoint, whose results would be lost.
+    """
     if run.command.resume is None:
         return None
-    found = checkpoints(run.directory)
-    return str(found[-1]) if found else None
+    if found := checkpoints(run.directory):
+        return str(found[-1])
+    if (run.directory / "model").exists():
+        raise UserError(
+            f"resume={run.directory} is a finished run without a checkpoint, so there is nothing to go on from; start "
+            f"a new run from its model: model.path={run.directory / 'model'}"
+        )
+    summary.say("no checkpoint yet: beginning at step 1")
+    return None

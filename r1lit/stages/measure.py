@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from r1lit.stages.evaluate import Judged, evaluate
 from r1lit.stages.settings import Run
-from r1lit.stages.setup import Workbench
+from r1lit.stages.setup import Workbench, arithmetic
 from r1lit.stages.summary import Summary
 
 
 def measure(run: Run, bench: Workbench, summary: Summary) -> list[Judged]:
     """Sample and judge the held-out prompts, at most ``evaluation.prompts`` of them."""
     prompts = bench.prompts.validation[: run.evaluation.prompts]
-    with summary.progress("evaluating", len(prompts)) as advance:
+    with summary.timed("evaluate"), summary.progress("evaluating", len(prompts)) as advance, arithmetic(run):
         return evaluate(bench.sampler, bench.rewards, prompts, run.evaluation, run.command.seed, advance)

@@ -12,7 +12,7 @@ from r1lit.data.stream import PromptStream
 from r1lit.functional import has_variance, pass_at_k
 from r1lit.settings import UserError
 from r1lit.stages.settings import Run
-from r1lit.stages.setup import Workbench
+from r1lit.stages.setup import Workbench, arithmetic
 
 
 class NothingToLearnError(UserError):
@@ -62,9 +62,10 @@ def preflight(run: Run, bench: Workbench) -> Preflight:
     count = min(run.preflight.prompts, len(bench.prompts.train))
     prompts = PromptStream(bench.prompts.sources, bench.prompts.weights, count, run.data.seed).batch(0)
     size = run.algorithm.group_size
-    rollout = bench.sampler.generate(
-        prompts, size, run.rollout.sampling, seed=run.command.seed, on_group=bench.rewards.submit
-    )
+    with arithmetic(run):
+        rollout = bench.sampler.generate(
+            prompts, size, run.rollout.sampling, seed=run.command.seed, on_group=bench.rewards.submit
+        )
     scored = bench.rewards.gather(rollout)
     right = (scored.column(run.evaluation.metric) > 0.5).view(-1, size).sum(-1)
     lengths = [len(prompt.ids) for prompt in bench.prompts.train]

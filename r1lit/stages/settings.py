@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from r1lit.data.settings import DataSettings
-from r1lit.models.loading import ModelSettings
+from r1lit.data.splits import HELD_OUT_SHARE
+from r1lit.models.loading import TINY, ModelSettings, path_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
@@ -129,14 +131,20 @@ class Run:
     completions: CompletionsSettings
     rewards: Mapping[str, RewardSettings]
 
+    @property
+    def evaluates(self) -> bool:
+        """True where the stage measures the model on held-out prompts."""
+        trains = self.command.stage == "fit"
+        return self.command.stage == "evaluate" or (trains and bool(self.evaluation.enabled or self.evaluation.every))
 
-def read(config: Mapping[str, Any], directory: Path) -> Run:
+
+def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) -> Run:
     """Turn a composed configuration into a run.
 
     Raises:
-        ConfigError: with every mistake of every section.
+        ConfigError: with every mistake of every section, and those ``found`` before.
     """
-    problems: list[str] = []
+    problems = list(found)
 
     def collect(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> dict[str, Settings]:
         try:
@@ -155,10 +163,11 @@ def read(config: Mapping[str, Any], directory: Path) -> Run:
     )
     # What else is wrong with a section that lacks a value cannot be told yet.
     whole = {name: kind for name, kind in SECTIONS.items() if not any(key.startswith(f"{name}.") for key in unset)}
-    sections = collect(whole, {name: config.get(name) for name in whole})
+    sections = {key: value for name in whole for key, value in collect({name: whole[name]}, config).items()}
     rewards = _rewards(config, collect, problems)
     problems += _reward_problems(config, rewards)
     problems += _stage_problems(config, sections)
+    problems += _machine_problems(sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
@@ -211,6 +220,21 @@ def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSett
             f"{metric} with weight 0"
         )
     return problems
+
+
+def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What the settings ask of this machine and of the model that it has not."""
+    model, data, trainer = (sections.get(name) for name in ("model", "data", "trainer"))
+    if model is not None and (problem := path_problem(model.path)):
+        yield problem
+    if trainer is not None and trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        yield "trainer.accelerator=gpu, but torch sees no GPU; set trainer.accelerator=auto"
+    generated = data is not None and any(source.generator for source in data.training_sources.values())
+    if generated and model is not None and model.path == TINY and data.validation > HELD_OUT_SHARE:
+        yield (
+            f"data.validation={data.validation}, but the tiny model was trained on all but a share of {HELD_OUT_SHARE} "
+            f"of these problems; set data.validation={HELD_OUT_SHARE} or less"
+        )
 
 
 def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings]) -> Iterator[str]:

@@ -31,14 +31,20 @@ class Workbench:
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device that ``trainer.accelerator`` names.
-
-    Raises:
-        ConfigError: where it names a GPU and there is none.
-    """
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError(["trainer.accelerator=gpu, but torch sees no GPU; set trainer.accelerator=auto"])
+    """The device that ``trainer.accelerator`` names; ``read`` has refused a GPU that is not there."""
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def precision_of(run: Run) -> str:
+    """Lightning's name of the arithmetic that a run trains in."""
+    on_gpu = device_of(run.trainer.accelerator).type == "cuda"
+    return run.trainer.precision if run.trainer.precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
+
+
+def arithmetic(run: Run) -> torch.autocast:
+    """A context in which the model computes as it does while it is trained."""
+    device = device_of(run.trainer.accelerator)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(run) == "bf16-mixed")
 
 
 def reward_pool(run: Run) -> RewardPool:
@@ -60,7 +66,7 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
 
 @contextmanager
 def workbench(run: Run) -> Iterator[Workbench]:
-    """Start the reward processes, then load model and prompts while they come up; close the processes at the end."""
+    """Start the reward processes, load the model and the prompts, and close the processes at the end."""
     with reward_pool(run) as rewards:
         policy, tokenizer = load_model(run.model)
         policy.to(device_of(run.trainer.accelerator))
@@ -80,10 +86,7 @@ def _checks(run: Run) -> Sequence[Check]:
 
 
 def _check_held_out(run: Run, prompts: LoadedPrompts) -> None:
-    evaluates = run.command.stage == "evaluate" or (
-        run.command.stage == "fit" and (run.evaluation.enabled or run.evaluation.every)
-    )
-    if evaluates and not prompts.validation:
+    if run.evaluates and not prompts.validation:
         raise ConfigError(
             [
                 f"of {len(prompts.train)} prompts none could be held out to evaluate on; add prompts, set "
@@ -95,12 +98,14 @@ def _check_held_out(run: Run, prompts: LoadedPrompts) -> None:
 def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) -> None:
     positions = getattr(policy.config, "max_position_embeddings", None)
     prompt = max(len(prompt.ids) for prompt in [*prompts.train, *prompts.validation])
-    completion = max(run.rollout.max_tokens, run.evaluation.max_tokens)
-    if positions and prompt + completion > positions:
-        raise ConfigError(
-            [
-                f"the longest prompt has {prompt} tokens and a completion may have {completion}, but the model has "
-                f"only {positions} positions; set rollout.max_tokens and evaluation.max_tokens to {positions - prompt} "
-                "or less, or lower data.max_prompt_tokens"
-            ]
-        )
+    used = {"rollout.max_tokens": run.rollout.max_tokens} if run.command.stage in ("fit", "preflight") else {}
+    if run.evaluates:
+        used["evaluation.max_tokens"] = run.evaluation.max_tokens
+    problems = [
+        f"{name}={tokens} beside the longest prompt of {prompt} tokens is more than the model's {positions} positions; "
+        f"set {name}={positions - prompt} or less, or lower data.max_prompt_tokens"
+        for name, tokens in used.items()
+        if positions and prompt + tokens > positions
+    ]
+    if problems:
+        raise ConfigError(problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -91,15 +92,25 @@ class Summary:
             f"{figures['mean_length']:.1f}, format {figures['format']:.2f}"
         )
 
-    def training(self, steps: Sequence[dict[str, Any]], seconds: float) -> None:
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time that what runs inside takes to ``seconds``, where a resumed run goes on counting."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.figures.setdefault("seconds", {})
+            seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def training(self, steps: Sequence[dict[str, Any]]) -> None:
         """Steps, tokens and seconds by phase, added up over the metrics of every step."""
         phases = sorted({name for step in steps for name in step if name.startswith("time/")} - {"time/step"})
         self.add(
             steps=len(steps),
             tokens=sum(int(step["num_tokens"]) for step in steps),
             updates_skipped=sum(step.get("updates_skipped") or 0.0 for step in steps),
-            seconds={
-                "fit": seconds,
+            seconds=self.figures.get("seconds", {})
+            | {
                 "step": sum(step["time/step"] for step in steps),
                 **{name.removeprefix("time/"): sum(step.get(name) or 0.0 for step in steps) for name in phases},
             },

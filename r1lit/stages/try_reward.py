@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -10,10 +10,11 @@ from rich.table import Table
 
 from r1lit.data.files import Row, read_path
 from r1lit.data.settings import DataSettings
+from r1lit.models.loading import ModelSettings, load_tokenizer
 from r1lit.rewards.cases import CaseResult, try_cases
-from r1lit.settings import UserError
+from r1lit.settings import ConfigError, UserError
 from r1lit.stages.settings import Run
-from r1lit.stages.setup import load_model, reward_pool
+from r1lit.stages.setup import reward_pool
 from r1lit.stages.summary import Summary
 
 
@@ -26,16 +27,17 @@ def try_reward(run: Run, summary: Summary) -> None:
 
     Raises:
         CasesFailedError: where a case failed, after all of them were shown.
+        ConfigError: where the tokenizer or a reward cannot be loaded.
         UserError: with every row that is no case, by file and line.
     """
     rows = list(read_path(run.data.path, run.data.subset, run.data.split))[: run.data.limit]
     if problems := [f"{row.origin}: {problem}" for row in rows if (problem := _problem(row))]:
         raise UserError("\n".join([f"{len(problems)} of {len(rows)} cases cannot be read:", *problems]))
     cases = [_case(row, run.data) for row in rows]
-    _, tokenizer = load_model(run.model)
+    encode = encoder(run.model)
     with reward_pool(run) as pool:
         try:
-            results = try_cases(pool, cases, tokenizer.encode)
+            results = try_cases(pool, cases, encode)
         except ValueError as error:
             raise UserError(f"{run.data.path}: the cases cannot be tried:\n{error}") from error
     summary.console.print(case_table(results, list(run.rewards)))
@@ -44,6 +46,24 @@ def try_reward(run: Run, summary: Summary) -> None:
     if failed:
         raise CasesFailedError(f"{failed} of {len(results)} cases failed")
     summary.say(f"{len(results)} cases, none failed")
+
+
+def encoder(settings: ModelSettings) -> Callable[[str, bool], list[int]]:
+    """What makes the token ids that a run would hand to the rewards: of a completion, and whether it is truncated.
+
+    Raises:
+        ConfigError: with the reason, where the tokenizer cannot be loaded.
+    """
+    try:
+        tokenizer = load_tokenizer(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from error
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def encode(completion: str, truncated: bool) -> list[int]:
+        return tokenizer.encode(completion, add_special_tokens=False) + ([] if truncated else end)
+
+    return encode
 
 
 def _problem(row: Row) -> str | None:

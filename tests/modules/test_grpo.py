@@ -274,3 +274,23 @@ def test_means_add_up_over_micro_batches():
     means.add({"kl": (torch.tensor(2.0), torch.tensor(4.0)), "lr": (0.1, 1.0)})
     means.add({"kl": (torch.tensor(1.0), torch.tensor(2.0)), "lr": (0.3, 1.0)})
     assert means.read() == pytest.approx({"kl": 0.5, "lr": 0.2})
+
+
+def test_gradient_checkpointing_recomputes_and_changes_nothing():
+    def trained(checkpointing: bool) -> tuple[list[torch.Tensor], int]:
+        module = build()
+        if checkpointing:
+            module.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        calls = Counter()
+        with_gradient = module.policy.model.layers[0].mlp.register_forward_pre_hook(
+            lambda *_: calls.update(forward=int(torch.is_grad_enabled()))
+        )
+        train(module, [prompts()])
+        with_gradient.remove()
+        return [parameter.detach().clone() for parameter in module.policy.parameters()], calls["forward"]
+
+    plain, once = trained(False)
+    checkpointed, twice = trained(True)
+    assert twice == 2 * once > 0
+    for a, b in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)

@@ -36,13 +36,20 @@ def conf(tmp_path: Path) -> Iterator[Path]:
 def rewards_of(conf: Path, *overrides: str) -> dict[str, RewardSettings]:
     with initialize_config_dir(str(conf), version_base="1.3"):
         composed = compose("config", [f"hydra.searchpath=[file://{PLUGINS / 'conf'}]", *overrides])
-    return {name: RewardSettings.model_validate(value)
-            for name, value in OmegaConf.to_container(composed.reward, resolve=True).items()}
+    return {
+        name: RewardSettings.model_validate(value)
+        for name, value in OmegaConf.to_container(composed.reward, resolve=True).items()
+    }
 
 
 def test_rewards_take_part_in_one_list(conf: Path):
-    rewards = rewards_of(conf, "reward=[accuracy,format,brevity]", "reward.brevity.weight=0.3",
-                         "+reward.brevity.timeout=5", "reward.accuracy.when={task: [math, code]}")
+    rewards = rewards_of(
+        conf,
+        "reward=[accuracy,format,brevity]",
+        "reward.brevity.weight=0.3",
+        "+reward.brevity.timeout=5",
+        "reward.accuracy.when={task: [math, code]}",
+    )
     assert list(rewards) == ["accuracy", "format", "brevity"]
     assert rewards["brevity"].weight == 0.3 and rewards["brevity"].timeout == 5
     assert rewards["brevity"].keywords == {"target": 20, "limit": 60}
@@ -59,7 +66,9 @@ def test_the_worked_example_passes_its_cases(conf: Path):
 
 def test_the_shipped_rewards_load_and_judge(conf: Path):
     good = {"prompt": "What is 2 + 2?", "completion": "<think> a </think> <answer> 4 </answer>", "answer": "4"}
-    cases = [good | {"expected": {"accuracy": 1.0, "format": 1.0}},
-             good | {"completion": "4", "expected": {"accuracy": 1.0, "format": 0.0}}]
+    cases = [
+        good | {"expected": {"accuracy": 1.0, "format": 1.0}},
+        good | {"completion": "4", "expected": {"accuracy": 1.0, "format": 0.0}},
+    ]
     with RewardPool(rewards_of(conf)) as pool:
         assert [result.passed for result in try_cases(pool, cases)] == [True, True]

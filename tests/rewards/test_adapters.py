@@ -76,8 +76,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "columns",
-    [{"answer": "3"}, {"ground_truth": "3", "answer": "9"}, {"reward_model": {"ground_truth": "3"}, "answer": "9"},
-     {"answer": "3", "extra_info": {"as_dict": True}}],
+    [
+        {"answer": "3"},
+        {"ground_truth": "3", "answer": "9"},
+        {"reward_model": {"ground_truth": "3"}, "answer": "9"},
+        {"answer": "3", "extra_info": {"as_dict": True}},
+    ],
 )
 def test_verl_s_compute_score(folder: Path, columns: dict):
     base = {"_target_": "r1lit.rewards.adapters.Verl", "data_source": "gsm8k"}

@@ -42,17 +42,27 @@ def test_expectations_are_compared(pool: RewardPool):
 
 
 def test_token_ids_come_from_the_tokenizer(pool: RewardPool):
-    (result,) = try_cases(pool, [{"prompt": "q", "completion": "c"}], encode=lambda text: [ord(text)])
-    assert result.given == {"first_id": 99.0}
+    case = {"prompt": "q", "completion": "c"}
+    results = try_cases(
+        pool, [case, case | {"truncated": True}], encode=lambda text, truncated: [100 + ord(text) * truncated]
+    )
+    assert [result.given for result in results] == [{"first_id": 100.0}, {"first_id": 199.0}]
 
 
 def test_malformed_cases_are_told_together(pool: RewardPool):
-    cases = [{"prompt": "q"}, {"prompt": "q", "completion": "c", "expected": 1},
-             {"completion": "c", "expected": {"hlaf": 1}}]
+    cases = [
+        {"prompt": "q"},
+        {"prompt": "q", "completion": "c", "expected": 1},
+        {"completion": "c", "expected": {"hlaf": 1}},
+    ]
     with pytest.raises(ValueError) as caught:
         try_cases(pool, cases)
-    for part in ("case 1: it has no 'completion'", "case 2: expected=1 does not say", "case 3: it has no 'prompt'",
-                 "did you mean half"):
+    for part in (
+        "case 1: it has no 'completion'",
+        "case 2: expected=1 does not say",
+        "case 3: it has no 'prompt'",
+        "did you mean half",
+    ):
         assert part in str(caught.value)
     with pytest.raises(ValueError, match="no cases"):
         try_cases(pool, [])

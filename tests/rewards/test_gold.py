@@ -10,9 +10,17 @@ from r1lit.rewards.gold import gold_problem
 
 @pytest.mark.parametrize(
     "columns",
-    [{"answer": 42}, {"answer": "-1/2"}, {"answer": r"\frac{\pi}{2}"}, {"answer": "x^2-1", "task": "math"},
-     {"answer": "(B)"}, {"answer": "Paris"}, {"answer": "so\n#### 42", "task": "gsm8k"},
-     {"answer": "A long \\boxed{\\sqrt{2}} solution", "task": "math"}, {"answer": "9^{9^{9}}"}],
+    [
+        {"answer": 42},
+        {"answer": "-1/2"},
+        {"answer": r"\frac{\pi}{2}"},
+        {"answer": "x^2-1", "task": "math"},
+        {"answer": "(B)"},
+        {"answer": "Paris"},
+        {"answer": "so\n#### 42", "task": "gsm8k"},
+        {"answer": "A long \\boxed{\\sqrt{2}} solution", "task": "math"},
+        {"answer": "9^{9^{9}}"},
+    ],
 )
 def test_sound(columns: dict):
     assert gold_problem(columns) is None

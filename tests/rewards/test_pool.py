@@ -88,12 +88,11 @@ def make_pool(folder: Path) -> Iterator[Any]:
 
 
 def rollout(*columns: dict[str, Any], completions: tuple[str, ...] = ("aa", "bb", "c")) -> Rollout:
-    columns = columns or ({"answer": "aa"},)
-    groups = tuple(
-        Group(Prompt((1,), "q", column), [[1], [2, 2], [3]], list(completions), [False, False, True])
-        for column in columns
-    )
-    zeros = torch.zeros(3 * len(groups), 2)
+    columns, size = columns or ({"answer": "aa"},), len(completions)
+    ids = ([[1], [2, 2], [3]] * size)[:size]
+    flags = ([False, False, True] * size)[:size]
+    groups = tuple(Group(Prompt((1,), "q", column), ids, list(completions), flags) for column in columns)
+    zeros = torch.zeros(size * len(groups), 2)
     return Rollout(groups, zeros.long(), zeros.bool(), zeros, Sampling())
 
 
@@ -105,14 +104,28 @@ def same(column: torch.Tensor, expected: list[float | None]) -> bool:
 
 def test_a_table_of_sound_rewards(make_pool):
     pool = make_pool(
-        length={}, boolean={"weight": 0.5}, everything={"scale": 3.0, "weight": 0}, takes_all={}, abstains={},
-        Counter={"start": 4}, make={"factory": True, "value": 2.5}, shadowed={"answer": "set"}, noisy={},
+        length={},
+        boolean={"weight": 0.5},
+        everything={"scale": 3.0, "weight": 0},
+        takes_all={},
+        abstains={},
+        Counter={"start": 4},
+        make={"factory": True, "value": 2.5},
+        shadowed={"answer": "set"},
+        noisy={},
     )
     scored = pool(rollout())
     assert scored.names == tuple(pool.rewards) and not scored.failures
     expected = {
-        "length": [2, 2, 1], "boolean": [1, 0, 0], "everything": [3, 0, 0], "takes_all": [6, 6, 6],
-        "abstains": [None, 1, None], "Counter": [5, 5, 5], "make": [2.5] * 3, "shadowed": [1] * 3, "noisy": [1] * 3,
+        "length": [2, 2, 1],
+        "boolean": [1, 0, 0],
+        "everything": [3, 0, 0],
+        "takes_all": [6, 6, 6],
+        "abstains": [None, 1, None],
+        "Counter": [5, 5, 5],
+        "make": [2.5] * 3,
+        "shadowed": [1] * 3,
+        "noisy": [1] * 3,
     }
     for name, values in expected.items():
         assert same(scored.column(name), values), name
@@ -165,15 +178,61 @@ def test_too_many_failures_stop_the_run(make_pool):
     pool = make_pool(nan={"max_failures": 0.5})
     with pytest.raises(RewardError) as caught:
         pool(rollout())
-    for part in ("reward nan (samples.nan) failed on 2 of 3 rows (67%: nan 2)", "max_failures=0.5", "returned nan",
-                 "reward.nan.max_failures"):
+    for part in (
+        "reward nan (samples.nan) failed on 2 of 3 rows (67%: nan 2)",
+        "max_failures=0.5",
+        "returned nan",
+        "reward.nan.max_failures",
+    ):
         assert part in str(caught.value)
     assert make_pool(nan={"max_failures": 0.67})(rollout()).failures == {"nan": {"nan": 2}}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reward_that_always_hangs_stops_the_run_early(make_pool, caplog: pytest.LogCaptureFixture, workers: int):
+    pool = make_pool(workers=workers, hangs={"rowwise": True, "timeout": 0.5, "max_failures": 0.2}, length={})
+    pool.start()
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING), pytest.raises(RewardError) as caught:
+        pool(rollout(*[{}] * 8, completions=("a", "b", "c", "d")))
+    assert time.monotonic() - start < 10, "all 32 rows take 16 s"
+    for part in ("reward hangs (samples.hangs) failed on 8 of 32 rows (25%: timeout 8; 24 not judged any more)",
+                 "max_failures=0.2", "timeout of 0.5 s"):
+        assert part in str(caught.value)
+    assert sum("reward hangs failed (timeout" in record.getMessage() for record in caplog.records) == 1
+    with pytest.raises(RewardError, match="3 of 3 rows"):
+        pool(rollout())
+    assert pool._child is None
+
+
+def test_a_pool_works_on_after_an_early_end(make_pool):
+    pool = make_pool(raises={"max_failures": 0.3, "when": {"task": "bad"}}, length={})
+    bad = {"task": "bad"}
+    with pytest.raises(RewardError, match="raises .* failed on 6 of 12 rows"):
+        pool(rollout(bad, bad, bad, bad))
+    scored = pool(rollout({}, {}))
+    assert same(scored.column("length"), [2, 2, 1] * 2) and not scored.failures
+
+
+def test_the_rest_of_a_group_is_given_up_where_each_row_hangs(make_pool):
+    pool = make_pool(hangs={"rowwise": True, "timeout": 0.3}, length={"rowwise": True})
+    (score,) = pool.score(rollout(completions=("a",) * 12).groups)
+    assert score.failures == {"hangs": {"timeout": 12}} and score.values["length"] == [1] * 12
+    start = time.monotonic()
+    (score,) = pool.score(rollout(completions=("a",) * 40).groups)
+    assert score.values["hangs"] == [None] * 40 and time.monotonic() - start < 9, "all 40 rows take 12 s"
+
+
+def test_a_row_that_is_answered_keeps_the_group_judged(make_pool):
+    pool = make_pool(slow_b={"rowwise": True, "timeout": 0.3})
+    (score,) = pool.score(rollout(completions=("a", "bb", "bb", "bb", "bb", "bb", "a")).groups)
+    assert score.values["slow_b"] == [1, None, None, None, None, None, 1]
+
+
 def test_routing(make_pool):
     pool = make_pool(
-        length={"when": {"task": ["math", "code"]}}, boolean={"when": {"task": "logic", "level": 3}},
+        length={"when": {"task": ["math", "code"]}},
+        boolean={"when": {"task": "logic", "level": 3}},
         raises={"when": {"task": "never"}},
     )
     scored = pool(rollout({"task": "math"}, {"task": "logic", "level": 3}, {"task": "logic", "level": 4}, {}))
@@ -210,8 +269,12 @@ def test_a_broken_off_round_leaves_nothing_behind(make_pool):
 
 def test_what_cannot_be_loaded_is_told_before_the_run(make_pool):
     pool = make_pool(
-        lenght={}, length={"wieght": 2}, noisy={"_target_": "sample.noisy"}, nan={"_target_": "broken.nan"},
-        exits={"_target_": "r1lit.rewards.acuracy.accuracy"}, make={"factory": True, "value": 1},
+        lenght={},
+        length={"wieght": 2},
+        noisy={"_target_": "sample.noisy"},
+        nan={"_target_": "broken.nan"},
+        exits={"_target_": "r1lit.rewards.acuracy.accuracy"},
+        make={"factory": True, "value": 1},
         dies={"_target_": "fatal.dies"},
     )
     with pytest.raises(ConfigError) as caught:

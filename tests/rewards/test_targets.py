@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from r1lit.rewards.targets import plugin_paths
+from r1lit.rewards.targets import bind, plugin_paths
+from r1lit.settings import ConfigError
 
 PROGRAM = """
 from r1lit.rewards.pool import RewardPool
@@ -24,7 +25,11 @@ with RewardPool(rewards, plugin_paths=plugin_paths()) as pool:
 
 def run(directory: Path, *names: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, *names], cwd=directory, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-P", "-c", PROGRAM, *names],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={key: value for key, value in os.environ.items() if key != "R1LIT_PLUGINS"} | environment,
     )
 
@@ -39,8 +44,13 @@ def test_plugins_are_found_from_any_directory(tmp_path: Path):
     write(tmp_path / "work" / "plugins", "local_reward", 1.0)
     write(tmp_path / "work" / "plugins" / "package", "inner", 4.0)
     one, two = write(tmp_path / "one", "named_reward", 2.0), write(tmp_path / "two", "other_reward", 3.0)
-    names = ("local_reward.local_reward", "named_reward.named_reward", "other_reward.other_reward",
-             "package.inner.inner", "r1lit.rewards.format.format")
+    names = (
+        "local_reward.local_reward",
+        "named_reward.named_reward",
+        "other_reward.other_reward",
+        "package.inner.inner",
+        "r1lit.rewards.format.format",
+    )
     done = run(tmp_path / "work", *names, R1LIT_PLUGINS=f"{one}{os.pathsep}{two}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(dict(zip(names, [[1.0], [2.0], [3.0], [4.0], [0.0]], strict=True)))
@@ -67,5 +77,18 @@ def test_the_folders_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("R1LIT_PLUGINS", os.pathsep.join([str(tmp_path / "other"), str(tmp_path / "plugins")]))
     assert plugin_paths(tmp_path) == [tmp_path / "other", tmp_path / "plugins"]
     monkeypatch.setenv("R1LIT_PLUGINS", str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="nowhere, which is no folder"):
+    with pytest.raises(ConfigError, match="nowhere, which is no folder"):
         plugin_paths(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "remedy"),
+    [("wieght", "did you mean weight?"), ("memory", "did you mean memory_mb?"), ("lenght", "did you mean length?"),
+     ("_traget_", "did you mean _target_?")],
+)
+def test_an_unknown_keyword_is_compared_with_settings_and_arguments(keyword: str, remedy: str):
+    def reward(completions, length=1): ...
+
+    with pytest.raises(ValueError) as caught:
+        bind(reward, {keyword: 1})
+    assert repr(keyword) in str(caught.value) and remedy in str(caught.value)

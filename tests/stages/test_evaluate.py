@@ -70,6 +70,16 @@ def test_a_majority_needs_answers_and_ignores_case_and_space():
     assert judged(None, [None, "5", None], "010", "010").consensus() == 1.0
 
 
+def test_the_vote_is_on_what_is_answered_not_on_its_wording():
+    spread = ["Adding gives \\boxed{5}", "it is \\boxed{5}", "so: 5.0", "7", "7"]
+    assert judged(None, spread, "11100", "11111").consensus() == 1.0
+    assert judged(None, ["7", "The answer is 7.", "5"], "001", "111").consensus() == 0.0
+    assert judged(None, ["**", ".", "5"], "001", "111").consensus() == 1.0, "nothing is no vote"
+    options = judged("choice", ["B. Paris", "(b)", "A"], "110", "111")
+    options.group.prompt.columns["answer"] = "B"
+    assert options.consensus() == 1.0
+
+
 def test_one_sample_a_prompt_has_no_pass_at_k_beside_pass_at_1():
     figures = summarize([judged(None, ["5"], "1", "1"), judged(None, ["6"], "0", "1")])
     assert [name for name in figures if "@" in name] == ["pass@1", "cons@1", "cons@1_ci95"]

@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from r1lit.__main__ import config_directory
+from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rewards.cases import CaseResult
-from r1lit.settings import UserError
+from r1lit.settings import ConfigError, UserError
 from r1lit.stages.settings import read
 from r1lit.stages.summary import Summary
-from r1lit.stages.try_reward import case_table, try_reward
+from r1lit.stages.try_reward import case_table, encoder, try_reward
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 GOOD = {"prompt": "2 + 2 = ?", "completion": "<think> a </think> <answer> 4 </answer>", "answer": "4"}
@@ -92,3 +93,31 @@ def test_the_table_shows_text_as_it_stands_and_what_failed():
     text = console.file.getvalue()
     assert "[red] a [/nonsense] \\[b]" in text and "mine none" in text and "0.5" in text
     assert "failed" in text and "mine: exception: KeyError: '[x]' more" in text and "FAIL" in text
+
+
+def test_the_token_ids_are_those_of_a_run():
+    _, tokenizer = load_policy(ModelSettings())
+    encode = encoder(ModelSettings())
+    text = GOOD["completion"]
+    ids = encode(text, True)
+    assert tokenizer.decode(ids) == text and tokenizer.bos_token_id not in ids
+    assert encode(text, False) == [*ids, tokenizer.eos_token_id]
+
+
+def test_a_tokenizer_that_adds_tokens_of_its_own_does_not_here(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    model, tokenizer = load_policy(ModelSettings())
+    eos = tokenizer.eos_token
+    plain = encoder(ModelSettings())("4", True)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{eos} $A", special_tokens=[(eos, tokenizer.eos_token_id)]
+    )
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert encoder(ModelSettings(path=str(tmp_path)))("4", True) == plain
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_a_mistake_of_the_configuration(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        encoder(ModelSettings(path=str(tmp_path / "nowhere")))
