@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import r1lit
 from r1lit.overrides import prepare
+from r1lit.rewards.plugins import plugin_problems
 from r1lit.rewards.targets import plugin_paths
 from r1lit.settings import ConfigError, UserError, suggest
 
@@ -139,6 +140,8 @@ def main() -> None:
     OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
     Plugins.instance().register(PluginSearchPath)
     try:
+        if broken := plugin_problems(plugin_paths()):
+            raise ConfigError(broken)
         arguments, problems = prepare(resumed(sys.argv[1:]), config_groups())
         if problems and any(argument.startswith("-") for argument in arguments):
             raise ConfigError(problems)

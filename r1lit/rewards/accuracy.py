@@ -25,6 +25,10 @@ BY_TASK = {
 }
 """The verifier of a task; a task that is not here is judged by the look of its gold answer."""
 
+VOTE_TAIL = 10_000
+"""Characters at an answer's end in which a vote looks for what it offers: unlike the reward's, the search runs where
+nothing would stop it, and on a text made of opening brackets it takes time that grows with the square."""
+
 _DELIMITERS = [(r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("`", "`")]
 _ANNOUNCED = re.compile(r"(?:\banswer(?:\s+is|\s*:)|答案(?:是|[:\uff1a])|####)\s*:?", re.I)
 _SPAN = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
@@ -121,12 +125,12 @@ def vote_key(answer: str, gold: Any = None, task: str | None = None, verifier: s
 
     Units are left out, as the number verifier forgives a missing one.
 
-    >>> [vote_key(text) for text in (r"Adding gives \boxed{\frac{1}{2}}", "it is **0.5**", "The answer is Paris.")]
+    >>> [vote_key(text) for text in (r"Adding gives \boxed{\frac{1}{2}}", "it is $0.5$", "The answer is Paris.")]
     ['1/2', '1/2', 'paris']
     >>> vote_key("(b)", gold="B"), vote_key("B. Paris", gold="B")
     ('B', 'B')
     """
-    offered = candidate(answer)
+    offered = candidate(answer[-VOTE_TAIL:])
     # Another reward than accuracy may judge, to which a column of this name means something else.
     verifier = verifier if verifier in VERIFIERS else None
     kind = "math" if gold is None else choose_verifier(gold_text(gold), task, verifier)

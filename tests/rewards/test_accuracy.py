@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from r1lit.rewards.accuracy import accuracy, choose_verifier, gold_text, vote_key
@@ -249,3 +251,10 @@ def test_different_answers_are_different_votes():
     assert vote_key("A or B", gold="A") not in (vote_key("A", gold="A"), vote_key("B", gold="A"))
     assert vote_key("007", gold="agent", verifier="text") != vote_key("7", gold="agent", verifier="text")
     assert vote_key("**.**") == vote_key(" ") == ""
+
+
+def test_a_vote_on_a_hostile_text_is_quick():
+    start = time.monotonic()
+    assert vote_key("\\(" * 50_000 + r" so \boxed{42}") == "42"
+    vote_key("\\(" * 50_000)
+    assert time.monotonic() - start < 5

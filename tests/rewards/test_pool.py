@@ -188,9 +188,8 @@ def test_too_many_failures_stop_the_run(make_pool):
     assert make_pool(nan={"max_failures": 0.67})(rollout()).failures == {"nan": {"nan": 2}}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_reward_that_always_hangs_stops_the_run_early(make_pool, caplog: pytest.LogCaptureFixture, workers: int):
-    pool = make_pool(workers=workers, hangs={"rowwise": True, "timeout": 0.5, "max_failures": 0.2}, length={})
+def test_a_reward_that_always_hangs_stops_the_run_early(make_pool, caplog: pytest.LogCaptureFixture):
+    pool = make_pool(hangs={"rowwise": True, "timeout": 0.5, "max_failures": 0.2}, length={})
     pool.start()
     start = time.monotonic()
     with caplog.at_level(logging.WARNING), pytest.raises(RewardError) as caught:
@@ -208,25 +207,10 @@ def test_a_reward_that_always_hangs_stops_the_run_early(make_pool, caplog: pytes
 def test_a_pool_works_on_after_an_early_end(make_pool):
     pool = make_pool(raises={"max_failures": 0.3, "when": {"task": "bad"}}, length={})
     bad = {"task": "bad"}
-    with pytest.raises(RewardError, match="raises .* failed on 6 of 12 rows"):
+    with pytest.raises(RewardError, match=r"samples\.raises\) failed on 6 of 12 rows"):
         pool(rollout(bad, bad, bad, bad))
     scored = pool(rollout({}, {}))
     assert same(scored.column("length"), [2, 2, 1] * 2) and not scored.failures
-
-
-def test_the_rest_of_a_group_is_given_up_where_each_row_hangs(make_pool):
-    pool = make_pool(hangs={"rowwise": True, "timeout": 0.3}, length={"rowwise": True})
-    (score,) = pool.score(rollout(completions=("a",) * 12).groups)
-    assert score.failures == {"hangs": {"timeout": 12}} and score.values["length"] == [1] * 12
-    start = time.monotonic()
-    (score,) = pool.score(rollout(completions=("a",) * 40).groups)
-    assert score.values["hangs"] == [None] * 40 and time.monotonic() - start < 9, "all 40 rows take 12 s"
-
-
-def test_a_row_that_is_answered_keeps_the_group_judged(make_pool):
-    pool = make_pool(slow_b={"rowwise": True, "timeout": 0.3})
-    (score,) = pool.score(rollout(completions=("a", "bb", "bb", "bb", "bb", "bb", "a")).groups)
-    assert score.values["slow_b"] == [1, None, None, None, None, None, 1]
 
 
 def test_routing(make_pool):

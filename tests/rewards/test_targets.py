@@ -83,8 +83,8 @@ def test_the_folders_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("keyword", "remedy"),
-    [("wieght", "did you mean weight?"), ("memory", "did you mean memory_mb?"), ("lenght", "did you mean length?"),
-     ("_traget_", "did you mean _target_?")],
+    [("wieght", "did you mean weight?"), ("memory", "did you mean memory_mb?"), ("_traget_", "did you mean _target_?"),
+     ("lenght", "did you mean length or weight?")],
 )
 def test_an_unknown_keyword_is_compared_with_settings_and_arguments(keyword: str, remedy: str):
     def reward(completions, length=1): ...
