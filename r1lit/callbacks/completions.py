@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from r1lit.modules.experience import Experience
@@ -30,7 +31,7 @@ class CompletionsTable(Callback):
 
 
 def table(step: int, experience: Experience) -> pa.Table:
-    """One row a completion: prompt, completion, its parsed halves, every reward, total, advantage, length."""
+    """One row a completion: prompt, completion, its parsed halves, every reward, total, advantage, whether trained on, length."""
     scored, rollout = experience.scored, experience.scored.rollout
     groups = [(index, group) for index, group in enumerate(rollout.groups) for _ in group.completions]
     completions = [text for group in rollout.groups for text in group.completions]
@@ -51,6 +52,7 @@ def table(step: int, experience: Experience) -> pa.Table:
             **rewards,
             "reward": scored.totals.tolist(),
             "advantage": experience.advantages.tolist(),
+            "trained": torch.isin(torch.arange(len(completions)), experience.rows.cpu()).tolist(),
             "length": rollout.lengths.tolist(),
             "truncated": rollout.truncated.tolist(),
         }

@@ -24,7 +24,7 @@ def experience() -> Experience:
     rollout = Rollout(groups, mask.long(), mask, torch.zeros(4, 3), Sampling(max_tokens=3))
     columns = torch.tensor([[1.0, 0.5], [0.0, 0.25], [0.0, math.nan], [1.0, math.nan]])
     scored = Scored(rollout, ("accuracy", "mine"), torch.tensor([1.0, 2.0]), columns)
-    return Experience(scored, torch.tensor([1.0, -1.0, -0.5, 0.5]), mask)
+    return Experience(scored, torch.tensor([0, 1]), torch.tensor([1.0, -1.0, 0.0, 0.0]), mask)
 
 
 def test_every_column_by_hand(tmp_path):
@@ -41,7 +41,8 @@ def test_every_column_by_hand(tmp_path):
         "rewards/accuracy": [1.0, 0.0, 0.0, 1.0],
         "rewards/mine": [0.5, 0.25, None, None],
         "reward": [2.0, 0.5, 0.0, 1.0],
-        "advantage": [1.0, -1.0, -0.5, 0.5],
+        "advantage": [1.0, -1.0, 0.0, 0.0],
+        "trained": [True, True, False, False],
         "length": [3, 1, 2, 3],
         "truncated": [False, False, True, False],
     }

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import re
-from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -27,9 +26,7 @@ class Measuring(lightning.LightningModule):
     def training_step(self, batch, batch_idx):
         if batch.step == self.fails_at:
             raise RuntimeError("stop here")
-        self.metrics = {"reward": 1.0 + batch.step, "rewards/mine/mean": 0.5, "completions/mean_length": 20.0}
-        rollout = SimpleNamespace(lengths=torch.tensor([30, 10]))
-        self.experience = SimpleNamespace(scored=SimpleNamespace(rollout=rollout))
+        self.metrics = {"reward": 1.0 + batch.step, "rewards/mine/mean": 0.5, "completions/mean_length": 20.0, "num_tokens": 40.0}
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters())

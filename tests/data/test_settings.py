@@ -73,10 +73,10 @@ def composed(*overrides):
 def test_the_shipped_groups_are_valid_settings_and_complete(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"prompt": "1+1"}))
-    mine = composed("group=prompts", f"path={path}")
+    mine = composed("group=prompts", f"path={path}", "seed=0")
     assert set(mine) == set(DataSettings.model_fields)
     assert DataSettings.model_validate(mine) == DataSettings(path=str(path))
-    tiny = DataSettings.model_validate(composed("group=tiny", "sources.chain_sum.weight=3"))
+    tiny = DataSettings.model_validate(composed("group=tiny", "sources.chain_sum.weight=3", "seed=0"))
     assert {name: source.weight for name, source in tiny.training_sources.items()} == {"arithmetic": 2, "chain_sum": 3}
-    taken = DataSettings.model_validate(composed("group=tiny", f"path={path}"))
+    taken = DataSettings.model_validate(composed("group=tiny", f"path={path}", "seed=0"))
     assert taken.training_sources == {"path": SourceSettings(path=str(path))}

@@ -82,7 +82,10 @@ def test_training_adds_up_over_the_steps(tmp_path):
         {"num_tokens": 10, "time/step": 2.0, "time/sample": 1.0, "updates_skipped": 1.0},
         {"num_tokens": 20.0, "time/step": 3.0, "time/sample": 1.5, "time/update": 0.5, "updates_skipped": None},
     ]
-    mine.training(steps, seconds=6.0)
+    with mine.timed("fit"):
+        pass
+    mine.figures["seconds"]["fit"] = 6.0
+    mine.training(steps)
     figures = saved(tmp_path)
     assert (figures["steps"], figures["tokens"], figures["updates_skipped"]) == (2, 30, 1.0)
     assert figures["seconds"] == {"fit": 6.0, "step": 5.0, "sample": 2.5, "update": 0.5}
