@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A GRPO step of r1lit beside one of TRL's GRPOTrainer: same model, prompts, rewards, group size, lengths, precision.
 
-Both sides sample with transformers in float32, at temperature 1, from the same weights (the learning rate is 0, so
-that both keep sampling completions of the same lengths), score with the same two reward functions, take the KL to a
-reference and make the same number of updates a rollout. They run in turn, several rounds; a step's first run of each
-round is warm-up. The last line is JSON: {"ratio": r1lit's median step over TRL's, ...}.
+Both sides sample with transformers in float32, at temperature 1, from the same weights (the learning rate is next to
+0, so that both keep sampling completions of the same lengths), score with the same two reward functions, take the KL
+to a reference and make the same number of updates a rollout. They run in turn, several rounds; a round's first step is
+warm-up. Torch's threads are left at their defaults; run it on an idle machine. The last line is JSON:
+{"ratio": r1lit's median step over TRL's, ...}.
 
     python tools/bench_grpo.py [--rounds 5] [--steps 4] [--prompts 16] [--group 16] [--updates 2] [--max-tokens 64]
 """
@@ -22,9 +23,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-
-# Read when torch is loaded: threads that wait instead of spinning keep both sides' figures steady on a shared machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import lightning
 import torch
@@ -251,6 +249,7 @@ def main() -> None:
     options = parse()
     warnings.filterwarnings("ignore")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    transformers.utils.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "transformers", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     rows = list(generate(options.prompts * (options.steps + 1), seed=7))

@@ -31,7 +31,7 @@ class CompletionsTable(Callback):
 
 
 def table(step: int, experience: Experience) -> pa.Table:
-    """One row a completion: prompt, completion, its parsed halves, every reward, total, advantage, whether trained on, length."""
+    """One row a completion: its text and parsed halves, every reward, total, advantage, whether it was trained on."""
     scored, rollout = experience.scored, experience.scored.rollout
     groups = [(index, group) for index, group in enumerate(rollout.groups) for _ in group.completions]
     completions = [text for group in rollout.groups for text in group.completions]

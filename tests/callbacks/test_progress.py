@@ -26,7 +26,8 @@ class Measuring(lightning.LightningModule):
     def training_step(self, batch, batch_idx):
         if batch.step == self.fails_at:
             raise RuntimeError("stop here")
-        self.metrics = {"reward": 1.0 + batch.step, "rewards/mine/mean": 0.5, "completions/mean_length": 20.0, "num_tokens": 40.0}
+        lengths = {"completions/mean_length": 20.0, "num_tokens": 40.0}
+        self.metrics = {"reward": 1.0 + batch.step, "rewards/mine/mean": 0.5, **lengths}
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters())
