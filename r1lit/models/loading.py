@@ -71,7 +71,7 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
         output_loading_info=True,
     )
     _require_complete(report, settings.path)
-    tokenizer = _load("tokenizer", settings.path, AutoTokenizer, path)
+    tokenizer = load_tokenizer(settings)
     _fit_tokenizer(model, tokenizer, settings.path)
     _disable_dropout(model)
     if settings.gradient_checkpointing:

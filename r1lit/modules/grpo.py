@@ -9,7 +9,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from r1lit.functional import group_advantages, has_variance, policy_loss
+from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
 from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.modules.experience import Experience, collate, concatenate, row_lengths, split
@@ -182,21 +182,10 @@ class GRPO(lightning.LightningModule):
         optimizer.zero_grad()
         losses = []
         for part in split(minibatch, self.algorithm.micro_batch_rows):
-            logprobs, entropy = completion_logprobs(
-                self.policy, part.input_ids, part.target_mask, part.completion_mask, temperature=self.temperature
-            )
-            loss, sums = policy_loss(
-                logprobs,
-                part.old_logprobs,
-                part.ref_logprobs,
-                part.advantages,
-                part.weights,
-                part.weights > 0,
-                self.algorithm.objective,
-            )
+            loss, sums = self.loss(part)
             self.manual_backward(loss)
             losses.append(loss.detach())
-            means.add(sums | {"entropy": (entropy.sum(), part.completion_mask.sum())})
+            means.add(sums)
         loss, bound = torch.stack(losses).sum(), self.algorithm.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), bound)
         finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
@@ -208,6 +197,22 @@ class GRPO(lightning.LightningModule):
         optimizer.step()
         schedule.step()
         means.add({"loss": (loss, 1.0), "grad_norm": (norm, 1.0)})
+
+    def loss(self, part: Minibatch) -> tuple[Tensor, Metrics]:
+        """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
+        logprobs, entropy = completion_logprobs(
+            self.policy, part.input_ids, part.target_mask, part.completion_mask, temperature=self.temperature
+        )
+        loss, sums = policy_loss(
+            logprobs,
+            part.old_logprobs,
+            part.ref_logprobs,
+            part.advantages,
+            part.weights,
+            part.weights > 0,
+            self.algorithm.objective,
+        )
+        return loss, sums | {"entropy": (entropy.sum(), part.completion_mask.sum())}
 
     def skip_update(self, loss: Tensor, norm: Tensor) -> None:
         """Count an update that must not reach the weights.

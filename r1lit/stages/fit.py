@@ -41,10 +41,9 @@ def fit(run: Run, summary: Summary) -> None:
             require_signal(found, run.command.force)
         if run.evaluation.enabled and "before" not in summary.figures:
             _evaluate("before", run, bench, summary)
-        module = build_module(run, bench)
         prompts = bench.prompts
         stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
-        module.extra_prompts = stream.extra
+        module = build_module(run, bench, stream)
         data = PromptDataModule(stream, prompts.validation, run.algorithm.steps)
         trainer = build_trainer(run, bench, summary, loggers)
         with summary.timed("fit"):
@@ -55,8 +54,8 @@ def fit(run: Run, summary: Summary) -> None:
             _evaluate("after", run, bench, summary)
 
 
-def build_module(run: Run, bench: Workbench) -> GRPO:
-    """The algorithm on this run's model."""
+def build_module(run: Run, bench: Workbench, stream: PromptStream) -> GRPO:
+    """The algorithm on this run's model; further prompts, where it asks for them, come from the stream."""
     return GRPO(
         policy=bench.policy,
         sampler=bench.sampler,
@@ -64,6 +63,7 @@ def build_module(run: Run, bench: Workbench) -> GRPO:
         algorithm=run.algorithm,
         optimizer=run.optimizer,
         sampling=run.rollout.sampling,
+        extra_prompts=stream.extra,
         seed=run.command.seed,
     )
 

@@ -88,23 +88,11 @@ def annotated(module: GRPO):
 
 def gradients(module: GRPO, rows: int) -> list[torch.Tensor]:
     """The gradient of one whole update, accumulated in micro-batches of ``rows`` rows."""
-    from r1lit.functional import policy_loss
-    from r1lit.models.logprobs import completion_logprobs
-
     experience = annotated(module)
     minibatch = experience.minibatch(torch.arange(16), module.algorithm.aggregation, module.sampling.max_tokens)
     module.zero_grad()
     for part in split(minibatch, rows):
-        logprobs, _ = completion_logprobs(module.policy, part.input_ids, part.target_mask, part.completion_mask, 1.0)
-        policy_loss(
-            logprobs,
-            part.old_logprobs,
-            part.ref_logprobs,
-            part.advantages,
-            part.weights,
-            part.weights > 0,
-            module.algorithm.objective,
-        )[0].backward()
+        module.loss(part)[0].backward()
     return [parameter.grad.clone() for parameter in module.policy.parameters()]
 
 
