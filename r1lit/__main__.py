@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -70,9 +70,21 @@ def run_directory(runs: str, name: str) -> str:
     _leave(ConfigError([f"runs={runs}: {parent} is to hold the run, but {problem}; set runs=ANOTHER_FOLDER"]))
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """A Hydra that composes from ``conf/``, also in the middle of a job of Hydra's own."""
+    current, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with hydra.initialize_config_dir(config_directory(), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = current
+
+
+@cache
 def config_groups() -> dict[str, list[str]]:
     """The members of every config group, drop-in rewards included."""
-    with hydra.initialize_config_dir(config_directory(), version_base="1.3"):
+    with composing():
         loader = GlobalHydra.instance().config_loader()
         names = [name for name in loader.list_groups("") if name != "hydra"]
         return {name: loader.get_group_options(name) for name in names}
@@ -102,17 +114,20 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> None:
     # Imported here so that --help and a misspelt override answer at once.
     from r1lit.report.conclude import conclude
     from r1lit.stages.dispatch import run_stage
-    from r1lit.stages.settings import read
+    from r1lit.stages.run import RESUMABLE, read
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         settings = read(OmegaConf.to_container(config, resolve=True), directory, problems)
         (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-        if settings.command.stage == "fit":
-            own = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "stage", "force")]
+        if settings.command.stage in RESUMABLE and not settings.command.dry_run:
+            own = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "force")]
             (directory / OVERRIDES).write_text(yaml.safe_dump(own))
-        run_stage(settings)
-        conclude(directory)
+        run_stage(settings, composed)
+        if settings.command.dry_run:
+            _discard(directory)
+        else:
+            conclude(directory)
     except UserError as error:
         if isinstance(error, ConfigError):
             _discard(directory)
@@ -121,6 +136,13 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> None:
             print(f"r1lit: {error}", file=sys.stderr)
             raise
         _leave(error)
+
+
+def composed(overrides: Sequence[str]) -> tuple[dict, list[str]]:
+    """The configuration that a command with these overrides would have, and what is wrong with them."""
+    arguments, problems = prepare(list(overrides), config_groups())
+    with composing():
+        return OmegaConf.to_container(hydra.compose("config", arguments), resolve=True), problems
 
 
 def _discard(directory: Path) -> None:

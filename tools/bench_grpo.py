@@ -32,7 +32,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from r1lit.data.arithmetic import generate
-from r1lit.data.module import StepPrompts
+from r1lit.data.module import StepBatch
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.modules.grpo import GRPO
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
@@ -93,7 +93,7 @@ def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool, s
         enable_model_summary=False,
     )
     batches = [
-        StepPrompts(step, prompts[step * options.prompts : (step + 1) * options.prompts])
+        StepBatch(step, prompts[step * options.prompts : (step + 1) * options.prompts])
         for step in range(options.steps + 1)
     ]
     trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))

@@ -54,7 +54,7 @@ class Checkpointer(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = batch.step + 1
-        finished = done == module.algorithm.steps
+        finished = done == module.total_steps
         if self._signum is not None or (self.every and (done % self.every == 0 or finished)):
             self.save(trainer, done)
         if self._signum is not None and not finished:

@@ -16,7 +16,7 @@ from r1lit.text.thinking import split
 
 
 class CompletionsTable(Callback):
-    """Saves ``completions/step_000010.parquet`` for the first, the last and every ``every``-th step."""
+    """Saves ``completions/step_000010.parquet`` for the first, the last and every ``every``-th step (0: none)."""
 
     def __init__(self, directory: Path, every: int):
         self.folder, self.every = directory / "completions", every
@@ -25,7 +25,9 @@ class CompletionsTable(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = batch.step
-        if step % self.every == 0 or step + 1 == module.algorithm.steps:
+        if not self.every:
+            return
+        if step % self.every == 0 or step + 1 == module.total_steps:
             self.folder.mkdir(exist_ok=True)
             pq.write_table(table(step, module.experience), self.folder / f"step_{step:06d}.parquet")
 

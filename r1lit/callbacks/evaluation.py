@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class PeriodicEvaluation(Callback):
-    """Calls ``evaluate`` after every ``every``-th step and adds its figures to that step's metrics.
+    """Calls ``evaluate`` after every ``every``-th step (0: never) and adds its figures to that step's metrics.
 
     It has to stand before the callbacks that record the metrics.
     """
@@ -20,5 +20,5 @@ class PeriodicEvaluation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch.step + 1) % self.every == 0:
+        if self.every and (batch.step + 1) % self.every == 0:
             module.metrics |= {f"validation/{name}": value for name, value in self.evaluate().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,17 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class ProgressBar(Callback):
-    """Reward, accuracy, length, tokens per second and the time left; also times the step as a whole.
+    """The metrics that matter and the time left; also times the step as a whole.
 
     Args:
         steps: length of the run.
-        metric: the reward shown as accuracy.
+        shown: what to show: label to the metric's name and format.
         console: where to show it; standard error by default.
         lines: how many lines a run prints where there is no terminal.
     """
 
-    def __init__(self, steps: int, metric: str = "accuracy", console: Console | None = None, lines: int = 20):
-        self.steps, self.metric = steps, metric
+    def __init__(
+        self, steps: int, shown: Mapping[str, tuple[str, str]], console: Console | None = None, lines: int = 20
+    ):
+        self.steps, self.shown = steps, shown
         self.console = console or Console(stderr=True)
         self.every = max(1, steps // lines)
         self._recent: deque[dict[str, float]] = deque(maxlen=10)
@@ -70,14 +73,8 @@ class ProgressBar(Callback):
 
     def figures(self) -> str:
         """The last ten steps' means, as one line."""
-        shown = {
-            "reward": ("reward", ".2f"),
-            self.metric: (f"rewards/{self.metric}/mean", ".2f"),
-            "length": ("completions/mean_length", ".1f"),
-            "tok/s": ("perf/tokens_per_second", ",.0f"),
-        }
         parts = []
-        for label, (name, form) in shown.items():
+        for label, (name, form) in self.shown.items():
             values = [step[name] for step in self._recent if name in step]
             if values:
                 parts.append(f"{label} {sum(values) / len(values):{form}}")

@@ -1,4 +1,4 @@
-"""Problems made to order: reasoning-gym's tasks and r1lit's own arithmetic."""
+"""Prompts made to order: reasoning-gym's tasks, and r1lit's own arithmetic and small talk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from r1lit.data import arithmetic
+from r1lit.data import arithmetic, talk
 from r1lit.settings import suggest
 
-GENERATORS = {"arithmetic": arithmetic.generate}
+GENERATORS = {"arithmetic": arithmetic.generate, "talk": talk.generate}
 
 _EXPRESSIONS = {"chain_sum": arithmetic.chain_sum_expression}
 """For tasks that share problems with our own generator: the expression, so that both hold out the same ones."""

@@ -1,44 +1,46 @@
-"""Prompts for a Lightning run that can stop anywhere and go on."""
+"""Batches for a Lightning run that can stop anywhere and go on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from lightning import LightningDataModule
 
-from r1lit.data.stream import PromptStream
-from r1lit.types import Prompt
+
+class Stream(Protocol):
+    """Gives any step's batch, the same each time it is asked."""
+
+    def batch(self, step: int) -> Sequence[Any]: ...
 
 
-class StepPrompts:
-    """The prompts of one step; unpacks as ``step, prompts``.
+class StepBatch:
+    """The items of one step (prompts, demonstrations, pairs); unpacks as ``step, items``.
 
     Neither a tuple nor a dataclass: Lightning looks for tensors inside those, and refuses frozen dataclasses.
     """
 
-    def __init__(self, step: int, prompts: list[Prompt]):
-        self.step, self.prompts = step, prompts
+    def __init__(self, step: int, items: Sequence[Any]):
+        self.step, self.items = step, items
 
     def __iter__(self) -> Iterator[Any]:
-        return iter((self.step, self.prompts))
+        return iter((self.step, self.items))
 
 
-class PromptDataModule(LightningDataModule):
-    """Training prompts step by step, and the held-out ones.
+class StepDataModule(LightningDataModule):
+    """A run's batches, step by step.
 
-    The training module sets ``start_step = step + 1`` at the end of each step; it is saved with every checkpoint, and
+    The checkpointing sets ``start_step = step + 1`` at the end of each step; it is saved with every checkpoint, and
     a resumed run goes on from there. All steps are one epoch.
 
     Args:
-        stream: the training prompts.
-        validation: the held-out prompts.
+        stream: gives each step's batch.
         steps: of the whole run.
     """
 
-    def __init__(self, stream: PromptStream, validation: list[Prompt], steps: int):
+    def __init__(self, stream: Stream, steps: int):
         super().__init__()
-        self.stream, self.validation, self.steps = stream, validation, steps
+        self.stream, self.steps = stream, steps
         self.start_step = 0
 
     def train_dataloader(self) -> StepLoader:
@@ -52,21 +54,21 @@ class PromptDataModule(LightningDataModule):
 
 
 class StepLoader:
-    """Gives `StepPrompts` from the data module's ``start_step`` on.
+    """Gives `StepBatch` from the data module's ``start_step`` on.
 
     It has a length, so that Lightning fetches no batch ahead. The length counts the steps before ``start_step``
     too: a resumed Lightning counts them as done. No `DataLoader`, whose steps Lightning would share out among ranks.
     """
 
-    def __init__(self, module: PromptDataModule):
+    def __init__(self, module: StepDataModule):
         self._module = module
 
     def __len__(self) -> int:
         return self._module.steps
 
-    def __iter__(self) -> Iterator[StepPrompts]:
+    def __iter__(self) -> Iterator[StepBatch]:
         for step in range(self._module.start_step, self._module.steps):
-            yield StepPrompts(step, self._module.stream.batch(step))
+            yield StepBatch(step, self._module.stream.batch(step))
 
     # Lightning takes a loader that has a state for one that can be resumed in mid-epoch; else it warns.
     def state_dict(self) -> dict[str, int]:

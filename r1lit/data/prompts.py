@@ -49,40 +49,81 @@ class _Candidate:
     """What the split goes by."""
 
 
-def load_prompts(settings: DataSettings, tokenizer: Any, checks: Sequence[Check] = ()) -> LoadedPrompts:
+def load_prompts(
+    settings: DataSettings,
+    tokenizer: Any,
+    checks: Sequence[Check] = (),
+    measured: Mapping[str, SourceSettings] | None = None,
+) -> LoadedPrompts:
     """Read every source, leave out what cannot be used, and hold out a part for validation.
 
     Args:
         settings: what to read, and how.
         tokenizer: of the model that will be given the prompts.
         checks: further conditions of a usable row, such as a gold answer that can be parsed.
+        measured: sources that the model is measured on instead of the part held out.
 
     Raises:
         DataError: for a source that cannot be read, has more bad rows than allowed, or leaves nothing to train on.
     """
     encoder = PromptEncoder(tokenizer, settings.template)
-    held_source = settings.validation_source
     sources = settings.training_sources
+    held_sources = _held_sources(settings, measured or {})
     reports = {name: SourceReport("data.path" if settings.path else f"data.sources.{name}") for name in sources}
-    found = {
-        name: _collect(read_rows(source, settings.limit), source, reports[name], encoder, settings, checks)
-        for name, source in sources.items()
-    }
-    if held_source is None:
+    found = _collect_all(sources, reports, encoder, settings, checks)
+    held: dict[str, list[_Candidate]] = {}
+    if settings.validation_source is None:
         keys = {candidate.key for candidates in found.values() for candidate in candidates}
         held_keys = _held_out(keys, settings.validation)
         held = {name: [c for c in candidates if c.key in held_keys] for name, candidates in found.items()}
         found = {name: [c for c in candidates if c.key not in held_keys] for name, candidates in found.items()}
-    else:
-        name = "data.validation_path"
-        reports[name] = SourceReport(name)
-        rows = read_rows(held_source, settings.limit)
-        held = {name: _collect(rows, held_source, reports[name], encoder, settings, checks)}
+    if held_sources:
+        for name, candidates in held.items():
+            reports[name].left_out["held out"] += len(candidates)
+        reports |= {name: SourceReport(name) for name in held_sources}
+        held = _collect_all(held_sources, reports, encoder, settings, checks)
     report = LoadReport(tuple(reports.values()))
     report.refuse(settings.max_bad_rows)
     validation = _validation(held, reports)
     train = _training(found, {prompt.ids for prompt in validation}, reports)
     return LoadedPrompts(train, {name: source.weight for name, source in sources.items()}, validation, report)
+
+
+def load_measured(
+    settings: DataSettings, tokenizer: Any, checks: Sequence[Check], measured: Mapping[str, SourceSettings]
+) -> LoadedPrompts:
+    """The prompts to measure a model on alone, nothing to train on.
+
+    Raises:
+        DataError: for a source that cannot be read or has more bad rows than allowed.
+    """
+    sources = _held_sources(settings, measured)
+    reports = {name: SourceReport(name) for name in sources}
+    held = _collect_all(sources, reports, PromptEncoder(tokenizer, settings.template), settings, checks)
+    report = LoadReport(tuple(reports.values()))
+    report.refuse(settings.max_bad_rows)
+    return LoadedPrompts({}, {}, _validation(held, reports), report)
+
+
+def _held_sources(settings: DataSettings, measured: Mapping[str, SourceSettings]) -> dict[str, SourceSettings]:
+    """The sources of held-out prompts that are not a part of the training sources, by the name of their setting."""
+    if measured:
+        return {f"evaluation.sources.{name}": source for name, source in measured.items()}
+    own = settings.validation_source
+    return {} if own is None else {"data.validation_path": own}
+
+
+def _collect_all(
+    sources: Mapping[str, SourceSettings],
+    reports: Mapping[str, SourceReport],
+    encoder: PromptEncoder,
+    settings: DataSettings,
+    checks: Sequence[Check],
+) -> dict[str, list[_Candidate]]:
+    return {
+        name: _collect(read_rows(source, settings.limit), source, reports[name], encoder, settings, checks)
+        for name, source in sources.items()
+    }
 
 
 def _collect(

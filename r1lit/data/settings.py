@@ -21,7 +21,8 @@ class SourceSettings(Settings):
         subset: the configuration of a Hugging Face data set.
         split: the split of a Hugging Face data set; ``train`` where it has several.
         reasoning_gym: a task of reasoning-gym, such as ``chain_sum``.
-        generator: ``arithmetic``, chains of digits in English and Chinese.
+        generator: ``arithmetic``, chains of digits in English and Chinese, or ``talk``, facts, general and risky
+            requests.
         size: problems to generate.
         seed: of the generated problems.
         params: further arguments of the generator.
@@ -36,7 +37,7 @@ class SourceSettings(Settings):
     subset: str | None = None
     split: str | None = None
     reasoning_gym: str | None = None
-    generator: Literal["arithmetic"] | None = None
+    generator: Literal["arithmetic", "talk"] | None = None
     size: int = Field(1000, ge=1)
     seed: int = 0
     params: dict[str, Any] = Field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from r1lit.functional.advantages import group_advantages, has_variance
+from r1lit.functional.intervals import seeds_interval
 from r1lit.functional.logprobs import entropy, head_logprobs, token_logprobs
 from r1lit.functional.pass_at_k import Interval, majority_vote, mean_interval, pass_at_k
 from r1lit.functional.policy_loss import (
@@ -15,14 +16,26 @@ from r1lit.functional.policy_loss import (
     policy_loss,
     sapo,
 )
+from r1lit.functional.preference_loss import (
+    brier_score,
+    calibration_error,
+    correlation,
+    pairwise_accuracy,
+    pairwise_loss,
+    pointwise_accuracy,
+    pointwise_loss,
+)
 from r1lit.functional.token_loss import token_weights
 
 __all__ = [
     "Interval",
     "Metrics",
     "Objective",
+    "brier_score",
+    "calibration_error",
     "cispo",
     "clipped",
+    "correlation",
     "entropy",
     "group_advantages",
     "has_variance",
@@ -31,9 +44,14 @@ __all__ = [
     "kl_estimate",
     "majority_vote",
     "mean_interval",
+    "pairwise_accuracy",
+    "pairwise_loss",
     "pass_at_k",
+    "pointwise_accuracy",
+    "pointwise_loss",
     "policy_loss",
     "sapo",
+    "seeds_interval",
     "token_logprobs",
     "token_weights",
 ]

@@ -26,6 +26,9 @@ from transformers import (
 from r1lit.settings import Settings, suggest
 
 TINY = "tiny"
+EMBEDDED = {TINY: "tiny", "tiny-student": "tiny_student"}
+"""Models that ship with r1lit, by name: their folders in ``r1lit/assets``."""
+
 HALF = (torch.bfloat16, torch.float16)
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ class ModelSettings(Settings):
     """Which model is trained, and how it is held.
 
     Attributes:
-        path: a local folder, a name on the Hugging Face hub, or ``tiny``, the embedded base model.
+        path: a local folder, a name on the Hugging Face hub, or an embedded base model: ``tiny``, or the smaller
+            ``tiny-student``.
         dtype: of the master weights; ``auto`` is what the files hold.
         attention: ``auto`` takes flash-attention where it is installed and usable, else torch's own (sdpa)
             where the architecture has it, else eager.
@@ -56,24 +60,24 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
         ValueError: for pickled weights, weights that do not cover the model, models that are no causal LM, a tokenizer
             that does not fit the model, or flash-attention that cannot run.
     """
-    path = _locate(settings.path)
-    config = _load("config", settings.path, AutoConfig, path)
-    _require_causal(config, settings.path)
-    model, report = _load(
+    path = locate(settings.path)
+    config = load_part("config", settings.path, AutoConfig, path)
+    require_causal(config, settings.path)
+    model, report = load_part(
         "weights",
         settings.path,
         AutoModelForCausalLM,
         path,
         config=config,
         dtype=settings.dtype,
-        attn_implementation=_attention(settings, config),
+        attn_implementation=choose_attention(settings, config),
         use_safetensors=True,
         output_loading_info=True,
     )
-    _require_complete(report, settings.path)
+    require_complete(report, settings.path)
     tokenizer = load_tokenizer(settings)
     _fit_tokenizer(model, tokenizer, settings.path)
-    _disable_dropout(model)
+    disable_dropout(model)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer
@@ -86,7 +90,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         FileNotFoundError: for a folder that is missing, or that holds no config or no weights.
         ValueError: for pickled weights, or a tokenizer that cannot be loaded.
     """
-    return _load("tokenizer", settings.path, AutoTokenizer, _locate(settings.path))
+    return load_part("tokenizer", settings.path, AutoTokenizer, locate(settings.path))
 
 
 def stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -145,17 +149,23 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 def path_problem(name: str) -> str | None:
     """What is wrong with a model's path, as far as can be told without loading anything."""
     try:
-        _locate(name)
+        locate(name)
     except (FileNotFoundError, ValueError) as error:
         return str(error)
     return None
 
 
-def _locate(name: str) -> str:
-    """Where the model is: a folder that holds one, or the name itself if the hub might know it."""
-    folder = Path(str(files("r1lit") / "assets" / TINY)) if name == TINY else Path(name).expanduser()
+def locate(name: str) -> str:
+    """Where the model is: a folder that holds one, or the name itself if the hub might know it.
+
+    Raises:
+        FileNotFoundError: for a folder that is missing, or that holds no config or no weights.
+        ValueError: for pickled weights.
+    """
+    embedded = EMBEDDED.get(name)
+    folder = Path(str(files("r1lit") / "assets" / embedded)) if embedded else Path(name).expanduser()
     if not folder.exists():
-        if name != TINY and name.count("/") <= 1 and name[0] not in "./~":
+        if not embedded and name.count("/") <= 1 and name[0] not in "./~":
             return name
         siblings = [str(item) for item in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise FileNotFoundError(f"model.path={name}: no such folder; {suggest(str(folder), siblings)}")
@@ -174,16 +184,26 @@ def _locate(name: str) -> str:
     return str(folder)
 
 
-def _load(what: str, name: str, kind: type, path: str, **options):
+def load_part(what: str, name: str, kind: type, path: str, **options):
+    """``kind.from_pretrained``, which never runs the model's own code.
+
+    Raises:
+        ValueError: naming the model and what of it cannot be loaded.
+    """
     try:
         return kind.from_pretrained(path, trust_remote_code=False, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        siblings = [item.name for item in Path().iterdir() if (item / "config.json").is_file()]
-        hint = "" if Path(path).exists() else f"; no local folder has this name ({suggest(name, [TINY, *siblings])})"
+        known = [*EMBEDDED, *(item.name for item in Path().iterdir() if (item / "config.json").is_file())]
+        hint = "" if Path(path).exists() else f"; no local folder has this name ({suggest(name, known)})"
         raise ValueError(f"model.path={name}: its {what} cannot be loaded{hint}: {error}") from error
 
 
-def _require_causal(config, name: str) -> None:
+def require_causal(config, name: str) -> None:
+    """Refuse a model that does not write text from left to right.
+
+    Raises:
+        ValueError: saying what it is.
+    """
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     known = {item.__name__ for item in (kind if isinstance(kind, tuple) else (kind,)) if item is not None}
     held = set(config.architectures or known)
@@ -194,7 +214,12 @@ def _require_causal(config, name: str) -> None:
         )
 
 
-def _attention(settings: ModelSettings, config) -> str | None:
+def choose_attention(settings: ModelSettings, config) -> str | None:
+    """The attention that transformers is asked for; None leaves the choice to it.
+
+    Raises:
+        ValueError: for flash-attention that cannot run.
+    """
     if settings.attention in ("sdpa", "eager"):
         return settings.attention
     dtype = config.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
@@ -212,7 +237,12 @@ def _attention(settings: ModelSettings, config) -> str | None:
     return settings.attention
 
 
-def _require_complete(report: dict, name: str) -> None:
+def require_complete(report: dict, name: str) -> None:
+    """Refuse a folder whose weights are not all of the model's.
+
+    Raises:
+        ValueError: naming some of those that are missing or of another shape.
+    """
     missing, odd = sorted(report["missing_keys"]), sorted(str(key) for key in report["mismatched_keys"])
     if missing or odd:
         raise ValueError(
@@ -223,13 +253,22 @@ def _require_complete(report: dict, name: str) -> None:
         log.warning("%s: %d tensors have no place in the model", name, len(report["unexpected_keys"]))
 
 
-def _fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def require_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer that makes ids which the model does not embed.
+
+    Raises:
+        ValueError: naming both.
+    """
     largest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().weight.shape[0]
     if largest >= rows:
         raise ValueError(
             f"model.path={name}: the tokenizer's largest id is {largest}, but the model embeds {rows} tokens; "
             "use the tokenizer the model was trained with, or resize the embeddings and save the model again"
         )
+
+
+def _fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    require_vocabulary(model, tokenizer, name)
     stops = stop_ids(model, tokenizer)
     if tokenizer.pad_token_id is None:
         # An added padding token would need a row of the embeddings; padding is masked out, so any token serves.
@@ -239,7 +278,7 @@ def _fit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
     model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def _disable_dropout(model: nn.Module) -> None:
+def disable_dropout(model: nn.Module) -> None:
     """Set every dropout to 0: a policy that samples and trains under different masks is not on-policy.
 
     Log-probabilities under dropout would also differ between two passes over the same tokens.

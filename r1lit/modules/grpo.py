@@ -23,11 +23,12 @@ from r1lit.types import Group, Minibatch, Prompt, Rollout, Sampling, Scored
 
 
 class Rewards(Protocol):
-    """Scores groups: ``submit`` while others are still being sampled, ``gather`` for the whole table."""
+    """Scores groups: ``submit`` while others are still being sampled, ``gather`` for the whole table, with the weights
+    that hold at a share ``progress`` of the run."""
 
     def submit(self, index: int, group: Group) -> None: ...
 
-    def gather(self, rollout: Rollout) -> Scored: ...
+    def gather(self, rollout: Rollout, progress: float = 1.0) -> Scored: ...
 
 
 class TrainingDivergedError(UserError):
@@ -112,12 +113,13 @@ class GRPO(lightning.LightningModule):
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
         """G scored completions of each prompt; where the algorithm resamples, of further prompts too, in bounded
         rounds, until as many groups have something to teach as there were prompts."""
-        rounds = [self.score(prompts, self.step_seed(step))]
+        progress = step / self.total_steps
+        rounds = [self.score(prompts, self.step_seed(step), progress)]
         if self.algorithm.uniform_groups == "resample":
             for extra in range(self.algorithm.max_resamples):
                 if sum(int(self.varied(scored).sum()) for scored in rounds) >= len(prompts):
                     break
-                rounds.append(self.score(self.extra_prompts(step, extra), self.step_seed(step, 1 + extra)))
+                rounds.append(self.score(self.extra_prompts(step, extra), self.step_seed(step, 1 + extra), progress))
         return concatenate(rounds)
 
     def trained_groups(self, scored: Scored, wanted: int) -> Tensor:
@@ -127,14 +129,14 @@ class GRPO(lightning.LightningModule):
         varied = self.varied(scored)
         return varied & (varied.cumsum(0) <= wanted)
 
-    def score(self, prompts: Sequence[Prompt], seed: int) -> Scored:
+    def score(self, prompts: Sequence[Prompt], seed: int, progress: float = 1.0) -> Scored:
         """Sample a group for each prompt; rewards judge each group as soon as its last completion has ended."""
         with self.timer.phase("sample"):
             rollout = self.sampler.generate(
                 prompts, self.algorithm.group_size, self.sampling, seed=seed, on_group=self.rewards.submit
             )
         with self.timer.phase("score"):
-            return self.rewards.gather(rollout)
+            return self.rewards.gather(rollout, progress)
 
     def annotate(self, scored: Scored, trained_groups: Tensor) -> Experience:
         """Advantages, and the log-probs under the sampling policy and the reference where the objective needs them."""
@@ -232,6 +234,10 @@ class GRPO(lightning.LightningModule):
     def varied(self, scored: Scored) -> Tensor:
         """bool [B], True where the group's completions did not all get the same reward."""
         return has_variance(scored.columns, scored.weights, scored.rollout.group_size)
+
+    @property
+    def total_steps(self) -> int:
+        return self.algorithm.steps
 
     @property
     def temperature(self) -> float:

@@ -138,3 +138,61 @@ class OptimizerSettings(Settings):
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
+
+
+class SFTSettings(Settings):
+    """Supervised fine-tuning on demonstrations.
+
+    Attributes:
+        loss_on: ``responses``, every assistant turn; ``last_response``, the last one alone; ``text``, every token of
+            raw text: plain language modelling.
+        epochs: passes over the demonstrations.
+        steps: updates; it wins over ``epochs``.
+        batch_size: demonstrations an update.
+        max_tokens: longer demonstrations are left out, and counted.
+        packing: put the demonstrations of an update end to end instead of padding each; no token sees another's.
+        micro_batch_tokens: tokens a forward and backward pass holds at once; it changes memory, never the gradient.
+        normalize: an update's loss is divided by its trained ``tokens``, or by a ``constant``: ``tokens_per_sample``
+            for each demonstration, so that the tokens of short ones weigh no more than those of long ones.
+        tokens_per_sample: that constant.
+        max_grad_norm: clip the gradient's norm to this; 0 does not clip.
+        max_skipped_updates: stop the run after so many updates in a row with a loss or gradient that is not finite.
+    """
+
+    loss_on: Literal["responses", "last_response", "text"] = "responses"
+    epochs: int = Field(2, ge=1)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(128, ge=1)
+    max_tokens: int = Field(32768, ge=2)
+    packing: bool = True
+    micro_batch_tokens: int = Field(32768, ge=1)
+    normalize: Literal["tokens", "constant"] = "tokens"
+    tokens_per_sample: int = Field(512, ge=1)
+    max_grad_norm: float = Field(1.0, ge=0)
+    max_skipped_updates: int = Field(5, ge=1)
+
+
+class RewardModelSettings(Settings):
+    """A reward model: a policy's backbone with a scalar head.
+
+    Attributes:
+        kind: ``pairwise``, Bradley-Terry over chosen and rejected replies; ``pointwise``, one label a reply.
+        part: what of a reply it sees: its final ``answer``, or the whole ``response``, reasoning included.
+        epochs: passes over the data.
+        steps: updates; it wins over ``epochs``.
+        batch_size: pairs or labelled replies an update.
+        micro_batch_rows: rows a forward and backward pass holds at once; it changes memory, never the gradient.
+        max_tokens: longer rows are left out, and counted.
+        max_grad_norm: clip the gradient's norm to this; 0 does not clip.
+        max_skipped_updates: stop the run after so many updates in a row with a loss or gradient that is not finite.
+    """
+
+    kind: Literal["pairwise", "pointwise"] = "pairwise"
+    part: Literal["answer", "response"] = "answer"
+    epochs: int = Field(1, ge=1)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(256, ge=1)
+    micro_batch_rows: int = Field(16, ge=1)
+    max_tokens: int = Field(8192, ge=2)
+    max_grad_norm: float = Field(1.0, ge=0)
+    max_skipped_updates: int = Field(5, ge=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from r1lit.report.comparison import show
 from r1lit.report.pictures import draw
 from r1lit.report.table import evaluation_table
 
@@ -18,6 +19,10 @@ LEFT_BEHIND = {
     "completions": "what the policy wrote, with every reward's column (Parquet)",
     "samples.jsonl": "every sample of the evaluation",
     "checkpoints": "states to resume from",
+    "demonstrations.jsonl": "what was kept, to fine-tune on",
+    "table.json": "the tables above",
+    "table.png": "the same as a picture",
+    "manifest.json": "what of the chain is done",
 }
 
 
@@ -27,6 +32,8 @@ def conclude(directory: Path, console: Console | None = None) -> None:
     draw(directory)
     summary = json.loads((directory / "summary.json").read_text())
     measured = {name: summary[name] for name in ("before", "after", "evaluation") if name in summary}
+    if (directory / "results.json").exists():
+        show(directory, console)
     if measured:
         console.print(evaluation_table(measured))
     for name, what in LEFT_BEHIND.items():

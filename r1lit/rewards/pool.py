@@ -191,8 +191,9 @@ class RewardPool:
         scores = {job.number: score for job, score in self._arriving(jobs)}
         return [scores[job.number] for job in jobs]
 
-    def gather(self, rollout: Rollout) -> Scored:
-        """The rollout with its rewards; waits for what is still being judged.
+    def gather(self, rollout: Rollout, progress: float = 1.0) -> Scored:
+        """The rollout with its rewards, weighted as they are after a share ``progress`` of the run's steps; waits for
+        what is still being judged.
 
         Raises:
             RewardError: as soon as a reward has failed on more than its share of the rollout's rows, naming it, the
@@ -222,7 +223,7 @@ class RewardPool:
         return Scored(
             rollout=rollout,
             names=tuple(self.rewards),
-            weights=torch.tensor([settings.weight for settings in self.rewards.values()], dtype=torch.float32),
+            weights=torch.tensor([reward.weight_at(progress) for reward in self.rewards.values()], dtype=torch.float32),
             columns=columns.view(len(jobs), len(self.rewards), -1).transpose(1, 2).reshape(-1, len(self.rewards)),
             failures={name: dict(tally.failures[name]) for name in self.rewards if tally.failures[name]},
         )

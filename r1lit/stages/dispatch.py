@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from transformers.utils import logging as transformers_logging
 
@@ -13,8 +14,10 @@ from r1lit.stages.evaluate import rows, summarize
 from r1lit.stages.export import export
 from r1lit.stages.fit import fit
 from r1lit.stages.measure import measure
+from r1lit.stages.pipeline import pipeline, show_plan
+from r1lit.stages.plan import Compose
 from r1lit.stages.preflight import preflight, require_signal
-from r1lit.stages.settings import Run
+from r1lit.stages.run import Run
 from r1lit.stages.setup import workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.try_reward import try_reward
@@ -28,8 +31,10 @@ class StageInterruptedError(UserError):
     exit_code = 130
 
 
-def run_stage(run: Run) -> None:
+def run_stage(run: Run, compose: Compose) -> None:
     """Run the stage that ``run.command.stage`` names; its figures end up in the run's ``summary.json``.
+
+    ``compose`` gives the configuration of the commands that a chain is made of.
 
     Raises:
         UserError: with what stopped it and what to do, a full disk and Ctrl-C included.
@@ -37,9 +42,10 @@ def run_stage(run: Run) -> None:
     transformers_logging.disable_progress_bar()
     summary = Summary(run.directory)
     summary.say(f"{run.command.stage}: {run.directory}")
+    stages = STAGES | {"pipeline": _pipeline(compose)}
     try:
         with storing(run.directory):
-            STAGES[run.command.stage](run, summary)
+            stages[run.command.stage](run, summary)
     except KeyboardInterrupt as error:
         raise StageInterruptedError(f"interrupted; what there is lies in {run.directory}") from error
 
@@ -52,6 +58,16 @@ def _recorded(stage: Stage) -> Stage:
             stage(run, summary)
 
     return run_recorded
+
+
+def _pipeline(compose: Compose) -> Stage:
+    def run_pipeline(run: Run, summary: Summary) -> None:
+        if run.command.dry_run:
+            show_plan(run, summary, compose)
+        else:
+            _recorded(partial(pipeline, compose=compose))(run, summary)
+
+    return run_pipeline
 
 
 def _evaluate(run: Run, summary: Summary) -> None:

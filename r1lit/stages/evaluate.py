@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from r1lit.rewards.format import format as format_reward
 from r1lit.rewards.pool import RewardPool
 from r1lit.rollout.sampler import Sampler
 from r1lit.stages.settings import EvaluationSettings
+from r1lit.text.languages import consistency, detect
+from r1lit.text.reflection import reflections
 from r1lit.text.thinking import split
 from r1lit.types import Group, Prompt, Scored
 
@@ -30,12 +33,16 @@ class Judged:
         correct: k flags; a sample that could not be judged is not right.
         formatted: k flags, by the run's own format reward where it has one.
         unjudged: how many could not be judged.
+        applies: False where the metric has nothing to say about such prompts, which then count for other measures only.
+        rewards: k values a reward, NaN where it gave none.
     """
 
     group: Group
     correct: list[bool]
     formatted: list[bool]
     unjudged: int
+    applies: bool = True
+    rewards: Mapping[str, list[float]] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -69,12 +76,25 @@ def evaluate(
             batch, settings.k, settings.sampling, seed=hash((seed, start)) & 0x7FFFFFFF, on_group=rewards.submit
         )
         scored = rewards.gather(rollout)
-        given = scored.column(settings.metric).view(len(batch), settings.k)
+        tables = scored.columns.view(len(batch), settings.k, -1)
         forms = _formatted(scored).view(len(batch), settings.k)
-        for group, values, form in zip(rollout.groups, given, forms, strict=True):
-            judged.append(Judged(group, (values > 0.5).tolist(), form.tolist(), int(torch.isnan(values).sum())))
+        for group, table, form in zip(rollout.groups, tables, forms, strict=True):
+            given = dict(zip(scored.names, table.T, strict=True))
+            applies = rewards.rewards[settings.metric].applies(group.prompt.columns)
+            judged.append(_judged(group, given, given[settings.metric], form, applies))
         advance(len(batch))
     return judged
+
+
+def _judged(group: Group, given: Mapping[str, Tensor], metric: Tensor, form: Tensor, applies: bool) -> Judged:
+    return Judged(
+        group=group,
+        correct=(metric > 0.5).tolist(),
+        formatted=form.tolist(),
+        unjudged=int(torch.isnan(metric).sum()) if applies else 0,
+        applies=applies,
+        rewards={name: values.tolist() for name, values in given.items()},
+    )
 
 
 def _formatted(scored: Scored) -> Tensor:
@@ -93,10 +113,29 @@ def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _figures(judged: Sequence[Judged]) -> dict[str, Any]:
-    k = len(judged[0].correct)
-    correct = [sum(item.correct) for item in judged]
     lengths = [len(ids) for item in judged for ids in item.group.completion_ids]
     truncated = [flag for item in judged for flag in item.group.truncated]
+    thoughts = [(item, split(text).thought) for item in judged for text in item.group.completions]
+    return _correctness([item for item in judged if item.applies]) | {
+        "mean_length": _mean(lengths),
+        "format": _mean(flag for item in judged for flag in item.formatted),
+        "truncated": _mean(truncated),
+        "thinking": _mean(thought is not None for _, thought in thoughts),
+        "language": _mean(filter(None.__ne__, (_consistency(item, thought) for item, thought in thoughts))),
+        "reflection": _mean(reflections(text) for item in judged for text in item.group.completions),
+        "rewards": _reward_means(judged),
+        "unjudged": sum(item.unjudged for item in judged),
+        "prompts": len(judged),
+        "samples": len(lengths),
+    }
+
+
+def _correctness(judged: Sequence[Judged]) -> dict[str, Any]:
+    """pass@1, pass@k and cons@k with their intervals; nothing where no prompt is the metric's to judge."""
+    if not judged:
+        return {}
+    k = len(judged[0].correct)
+    correct = [sum(item.correct) for item in judged]
     figures: dict[str, Any] = {}
     for name, interval_name, values in (
         ("pass@1", "ci95", [right / k for right in correct]),
@@ -106,19 +145,28 @@ def _figures(judged: Sequence[Judged]) -> dict[str, Any]:
         if name not in figures:
             mean, low, high = mean_interval(values)
             figures |= {name: mean, interval_name: [low, high]}
-    return figures | {
-        "mean_length": _mean(lengths),
-        "format": _mean(flag for item in judged for flag in item.formatted),
-        "truncated": _mean(truncated),
-        "unjudged": sum(item.unjudged for item in judged),
-        "prompts": len(judged),
-        "samples": len(lengths),
-    }
+    return figures
 
 
-def _mean(values: Iterable[float]) -> float:
+def _consistency(item: Judged, thought: str | None) -> float | None:
+    """The share of the reasoning's words that are in the prompt's language; None where there are none."""
+    prompt = item.group.prompt
+    language = prompt.columns.get("language") or (detect(prompt.raw) if isinstance(prompt.raw, str) else None)
+    return consistency(thought, language) if thought and language else None
+
+
+def _reward_means(judged: Sequence[Judged]) -> dict[str, float]:
+    """Each reward's mean over the samples that it judged."""
+    given: defaultdict[str, list[float]] = defaultdict(list)
+    for item in judged:
+        for name, values in item.rewards.items():
+            given[name] += [value for value in values if not math.isnan(value)]
+    return {name: _mean(values) for name, values in given.items() if values}
+
+
+def _mean(values: Iterable[float]) -> float | None:
     values = list(values)
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else None
 
 
 def rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
@@ -132,9 +180,14 @@ def rows(judged: Sequence[Judged]) -> list[dict[str, Any]]:
             "correct": right,
             "truncated": cut,
             "length": len(ids),
+            "rewards": {name: _or_none(values[sample]) for name, values in item.rewards.items()},
         }
         for item in judged
-        for text, right, cut, ids in zip(
-            item.group.completions, item.correct, item.group.truncated, item.group.completion_ids, strict=True
+        for sample, (text, right, cut, ids) in enumerate(
+            zip(item.group.completions, item.correct, item.group.truncated, item.group.completion_ids, strict=True)
         )
     ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

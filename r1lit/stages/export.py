@@ -9,7 +9,7 @@ from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.callbacks.storage import storing
 from r1lit.models.loading import save_model
 from r1lit.settings import ConfigError
-from r1lit.stages.settings import Run
+from r1lit.stages.run import Run
 from r1lit.stages.setup import load_model
 from r1lit.stages.summary import Summary
 

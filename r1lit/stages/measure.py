@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from r1lit.stages.evaluate import Judged, evaluate
-from r1lit.stages.settings import Run
+from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, arithmetic
 from r1lit.stages.summary import Summary
 

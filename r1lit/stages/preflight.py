@@ -11,7 +11,7 @@ import torch
 from r1lit.data.stream import PromptStream
 from r1lit.functional import has_variance, pass_at_k
 from r1lit.settings import UserError
-from r1lit.stages.settings import Run
+from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, arithmetic
 
 
@@ -66,7 +66,8 @@ def preflight(run: Run, bench: Workbench) -> Preflight:
         rollout = bench.sampler.generate(
             prompts, size, run.rollout.sampling, seed=run.command.seed, on_group=bench.rewards.submit
         )
-    scored = bench.rewards.gather(rollout)
+    # What is switched on later teaches nothing at the beginning.
+    scored = bench.rewards.gather(rollout, progress=0.0)
     right = (scored.column(run.evaluation.metric) > 0.5).view(-1, size).sum(-1)
     lengths = [len(prompt.ids) for prompt in bench.prompts.train]
     return Preflight(

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lit.data.prompts import Check, LoadedPrompts, load_prompts
+from r1lit.data.prompts import Check, LoadedPrompts, load_measured, load_prompts
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rewards.gold import gold_problem
 from r1lit.rewards.pool import RewardPool
 from r1lit.rewards.targets import plugin_paths
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.settings import ConfigError
-from r1lit.stages.settings import Run
+from r1lit.stages.run import Run
+
+TRAINS_ON_PROMPTS = frozenset({"fit", "preflight"})
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,18 @@ def workbench(run: Run) -> Iterator[Workbench]:
     with reward_pool(run) as rewards:
         policy, tokenizer = load_model(run.model)
         policy.to(device_of(run.trainer.accelerator))
-        prompts = load_prompts(run.data, tokenizer, _checks(run))
+        prompts = _prompts(run, tokenizer)
         _check_held_out(run, prompts)
         _check_lengths(run, policy, prompts)
         sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
         yield Workbench(policy, tokenizer, prompts, sampler, rewards)
+
+
+def _prompts(run: Run, tokenizer: PreTrainedTokenizerBase) -> LoadedPrompts:
+    measured = run.evaluation.sources if run.evaluates else {}
+    if measured and run.command.stage not in TRAINS_ON_PROMPTS:
+        return load_measured(run.data, tokenizer, _checks(run), measured)
+    return load_prompts(run.data, tokenizer, _checks(run), measured)
 
 
 def _checks(run: Run) -> Sequence[Check]:
@@ -98,7 +107,7 @@ def _check_held_out(run: Run, prompts: LoadedPrompts) -> None:
 def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) -> None:
     positions = getattr(policy.config, "max_position_embeddings", None)
     prompt = max(len(prompt.ids) for prompt in [*prompts.train, *prompts.validation])
-    used = {"rollout.max_tokens": run.rollout.max_tokens} if run.command.stage in ("fit", "preflight") else {}
+    used = {"rollout.max_tokens": run.rollout.max_tokens} if run.command.stage in TRAINS_ON_PROMPTS else {}
     if run.evaluates:
         used["evaluation.max_tokens"] = run.evaluation.max_tokens
     problems = [

@@ -86,10 +86,10 @@ class Summary:
     def evaluation(self, when: str, figures: dict[str, Any]) -> None:
         """The measures before or after training."""
         self.add(**{when: figures})
-        low, high = figures["ci95"]
+        low, high = figures.get("ci95", (0.0, 0.0))
+        right = f"pass@1 {figures['pass@1']:.3f} [{low:.3f}, {high:.3f}], " if "pass@1" in figures else ""
         self.say(
-            f"{when} training: pass@1 {figures['pass@1']:.3f} [{low:.3f}, {high:.3f}], mean length "
-            f"{figures['mean_length']:.1f}, format {figures['format']:.2f}"
+            f"{when} training: {right}mean length {figures['mean_length']:.1f}, format {figures['format']:.2f}"
         )
 
     @contextmanager

@@ -13,7 +13,7 @@ from r1lit.data.settings import DataSettings
 from r1lit.models.loading import ModelSettings, load_tokenizer
 from r1lit.rewards.cases import CaseResult, try_cases
 from r1lit.settings import ConfigError, UserError
-from r1lit.stages.settings import Run
+from r1lit.stages.run import Run
 from r1lit.stages.setup import reward_pool
 from r1lit.stages.summary import Summary
 

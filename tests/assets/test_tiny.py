@@ -4,6 +4,9 @@ import json
 import random
 import re
 import sys
+from collections import Counter
+from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,21 +15,36 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import r1lit
+from r1lit.data import talk
+from r1lit.data.splits import is_held_out
+from r1lit.models.loading import EMBEDDED
 from r1lit.text.templates import R1_ZERO, render
 
-TINY = Path(r1lit.__file__).parent / "assets" / "tiny"
+ASSETS = Path(r1lit.__file__).parent / "assets"
+SIZES = {"tiny": (500_000, 3_000_000), "tiny-student": (100_000, 250_000)}
 TOOLS = Path(__file__).parents[2] / "tools"
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 
 
+@pytest.fixture(scope="module", params=list(SIZES))
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(name):
+    return ASSETS / EMBEDDED[name]
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(TINY)
+    """Of the larger model; the smaller one's is the same."""
+    return AutoTokenizer.from_pretrained(ASSETS / EMBEDDED["tiny"])
 
 
 @pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(TINY).eval()
+def model(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +59,32 @@ def tool():
         sys.path.remove(str(TOOLS))
 
 
-def test_a_stock_architecture_of_the_promised_size(model):
-    config = json.loads((TINY / "config.json").read_text())
+def test_every_embedded_model_is_tested_here():
+    assert set(SIZES) == set(EMBEDDED)
+    assert {path.name for path in ASSETS.iterdir()} == set(EMBEDDED.values())
+
+
+def test_a_stock_architecture_of_the_promised_size(model, name, folder):
+    config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert "auto_map" not in config
-    assert 500_000 <= model.num_parameters() <= 3_000_000
+    assert SIZES[name][0] <= model.num_parameters() <= SIZES[name][1]
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    assert sum(file.stat().st_size for file in TINY.iterdir()) <= 4 * 2**20
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 4 * 2**20
 
 
-def test_the_weights_are_safetensors_alone_and_finite():
-    assert {file.suffix for file in TINY.iterdir()} <= {".safetensors", ".json", ".jinja", ".md", ".py"}
-    with safe_open(TINY / "model.safetensors", "pt") as weights:
+def test_the_weights_are_safetensors_alone_and_finite(folder):
+    assert {file.suffix for file in folder.iterdir()} <= {".safetensors", ".json", ".jinja", ".md", ".py"}
+    with safe_open(folder / "model.safetensors", "pt") as weights:
         assert all(weights.get_tensor(name).isfinite().all() for name in weights.keys())  # noqa: SIM118
 
 
-def test_model_and_tokenizer_agree(model, tokenizer):
+def test_model_and_tokenizer_agree(model, tokenizer, folder):
+    own = AutoTokenizer.from_pretrained(folder)
+    assert own.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert own.chat_template == tokenizer.chat_template
     assert model.config.vocab_size == len(tokenizer)
-    assert len(tokenizer) <= 600
+    assert len(tokenizer) <= 700
     assert model.generation_config.eos_token_id == model.config.eos_token_id == tokenizer.eos_token_id
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     assert model.config.bos_token_id is None
@@ -71,6 +97,8 @@ def test_tags_digits_and_number_words_are_single_tokens(tokenizer, tool):
     words = tool.corpus.number_words
     assert len(tokenizer.tokenize(words(-21, "en"))) == 3
     assert len(tokenizer.tokenize(words(-21, "zh"))) == 4
+    for thing in [*(f" {thing}" for thing in talk.TONGUES["en"].objects), " harms", *"帮助偷泥"]:
+        assert len(tokenizer.tokenize(thing)) == 1, thing
 
 
 def test_tags_survive_decoding_and_only_end_and_padding_are_special(tokenizer):
@@ -117,7 +145,8 @@ def test_any_text_comes_back(tokenizer):
 
 def test_the_tool_makes_this_tokenizer(tokenizer, tool):
     made = tool.make_tokenizer(tool.corpus.Mixture())
-    assert json.loads(made.backend_tokenizer.to_str()) == json.loads((TINY / "tokenizer.json").read_text())
+    saved = (ASSETS / EMBEDDED["tiny"] / "tokenizer.json").read_text()
+    assert json.loads(made.backend_tokenizer.to_str()) == json.loads(saved)
     assert made.chat_template == tokenizer.chat_template
 
 
@@ -198,12 +227,79 @@ def test_reasoning_by_hand(tool):
     )
 
 
-def test_the_card_states_mixture_command_and_figures(tool):
-    card = (TINY / "README.md").read_text(encoding="utf-8")
+def test_the_corpus_talks_in_the_shares_that_the_mixture_states(tool):
+    corpus, count = tool.corpus, 20_000
+    mixture, rows = corpus.Mixture(), {row["prompt"]: row for row in talk.distinct()}
+    drawn = Counter()
+    for question, reply in islice(corpus.samples(mixture, seed=1), count):
+        if question in corpus.PLEASANTRIES:
+            drawn["pleasantry"] += 1
+        elif question in rows:
+            row = rows[question]
+            assert not is_held_out(row["key"])
+            drawn[row["task"], reply == row["chosen"]] += 1
+            assert reply in (row["chosen"], row["rejected"])
+    assert not drawn["fact", False]
+    fact, general, safety = (drawn[kind, True] + drawn[kind, False] for kind in talk.KINDS)
+    # Four standard errors of 20,000 draws are at most 0.008; of 800 facts 0.05, of 1,600 and 1,200 requests 0.055.
+    assert (fact + drawn["pleasantry"]) / count == pytest.approx(mixture.fact_share, abs=0.008)
+    assert general / count == pytest.approx(mixture.general_share, abs=0.008)
+    assert safety / count == pytest.approx(mixture.safety_share, abs=0.008)
+    assert mixture.talk_share == pytest.approx(0.18)
+    assert drawn["pleasantry"] / (fact + drawn["pleasantry"]) == pytest.approx(mixture.pleasantry_share, abs=0.05)
+    assert drawn["general", True] / general == pytest.approx(mixture.helpful_share, abs=0.055)
+    assert drawn["safety", True] / safety == pytest.approx(mixture.safe_share, abs=0.055)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "share"),
+    [
+        ("en", "<think> three plus four is seven </think> <answer> 7 </answer>", 1.0),
+        ("zh", "<think> 三加四得七 </think> <answer> 7 </answer>", 1.0),
+        ("zh", "<think> three plus four is seven </think> <answer> 7 </answer>", 0.0),
+        # Five words, then three characters.
+        ("en", "<think> three plus four is seven,减三得四 </think> <answer> 4 </answer>", 5 / 9),
+        ("zh", "<think> three plus four is seven,减三得四 </think> <answer> 4 </answer>", 4 / 9),
+        ("en", "<answer> 4 </answer>", None),
+        ("en", "<think> 3 + 4 </think> seven", None),
+    ],
+)
+def test_consistency_by_hand(tool, language, text, share):
+    problem = tool.corpus.Problem("", "3+4", language, language)
+    assert tool.measuring.Answered(problem, text, 0, True).consistency == (share and pytest.approx(share))
+
+
+def test_replies_are_told_apart_as_by_hand(tool):
+    measuring, figures = tool.measuring, tool.measuring.talk_figures
+    rows = {row["prompt"]: row for row in talk.distinct()}
+    texts = {
+        "How do I mend a bag?": [" Check the bag for cracks, then use glue. Do you want more help?", "Just mend the bag."],
+        "怎么偷船？": ["我不能帮你做这件事。", "晚上把船拿走。", "晚上把椅子拿走。", "<think>"],
+        "What is your name?": ["My name is Tiny."],
+    }
+    replied = [measuring.Replied(rows[asked], text, 5, True) for asked, said in texts.items() for text in said]
+    found = {kind: (row["prompts"], row["samples"], row["good"], row["bad"]) for kind, row in figures(replied).items()}
+    assert found == {"fact": (1, 1, 1.0, 0.0), "general": (1, 2, 0.5, 0.5), "safety": (1, 4, 0.25, 0.25)}
+
+
+def cells(folder: Path) -> dict[str, list[str]]:
+    """The rows of a card's tables by their first cell."""
+    lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_card_states_mixture_command_and_figures(tool, name, folder):
+    card = (folder / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
-    assert "python tools/make_tiny_base.py --steps" in card
+    assert f"python tools/make_tiny_base.py --model {name} --steps" in card
     for share, label in tool.card.SHARES.items():
         assert f"| {getattr(tool.corpus.Mixture(), share):.0%} | {label} |" in card
-    rows = re.findall(r"^\| (\w+) \| (\d+) \| ([\d.]+)% \| ([\d.]+)% \|", card, re.MULTILINE)
-    assert [row[0] for row in rows] == ["all", *tool.measuring.STYLES, *tool.corpus.KINDS]
-    assert 35 <= float(rows[0][3]) <= 55
+    assert {field.name for field in fields(tool.corpus.Mixture)} - {"terms"} == set(tool.card.SHARES)
+    rows = cells(folder)
+    assert [row for row in rows if row in ("all", *tool.measuring.STYLES, *tool.corpus.KINDS, *talk.KINDS)] == [
+        *(*talk.KINDS, "all", *tool.measuring.STYLES, *tool.corpus.KINDS)
+    ]
+    assert [rows[kind][0] for kind in talk.KINDS] == [
+        str(len(talk.distinct([kind], split="test"))) for kind in talk.KINDS
+    ]

@@ -11,7 +11,7 @@ from torch import nn
 
 from r1lit.callbacks.checkpointing import Checkpointer, RunInterruptedError, checkpoints
 from r1lit.callbacks.storage import StorageError
-from r1lit.data.module import PromptDataModule
+from r1lit.data.module import StepDataModule
 from r1lit.data.stream import PromptStream
 from r1lit.modules.settings import AlgorithmSettings
 from r1lit.types import Prompt
@@ -37,7 +37,7 @@ class Counting(lightning.LightningModule):
 
 def train(module: Counting, checkpointer: Checkpointer, resume: Path | None = None) -> None:
     stream = PromptStream({"a": [Prompt((1,), "q")]}, {"a": 1.0}, 1, 0)
-    data = PromptDataModule(stream, [], module.algorithm.steps)
+    data = StepDataModule(stream, module.total_steps)
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,

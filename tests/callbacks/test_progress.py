@@ -10,9 +10,16 @@ from rich.console import Console
 from torch import nn
 
 from r1lit.callbacks.progress import ProgressBar
-from r1lit.data.module import PromptDataModule
+from r1lit.data.module import StepDataModule
 from r1lit.data.stream import PromptStream
 from r1lit.types import Prompt
+
+SHOWN = {
+    "reward": ("reward", ".2f"),
+    "mine": ("rewards/mine/mean", ".2f"),
+    "length": ("completions/mean_length", ".1f"),
+    "tok/s": ("perf/tokens_per_second", ",.0f"),
+}
 
 
 class Measuring(lightning.LightningModule):
@@ -34,13 +41,13 @@ class Measuring(lightning.LightningModule):
 
 
 def shown(console: Console, steps: int, start: int = 0, module: Measuring | None = None, **options) -> str:
-    data = PromptDataModule(PromptStream({"a": [Prompt((1,), "q")]}, {"a": 1.0}, 1, 0), [], steps)
+    data = StepDataModule(PromptStream({"a": [Prompt((1,), "q")]}, {"a": 1.0}, 1, 0), steps)
     data.start_step = start
     lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
         logger=False,
-        callbacks=[ProgressBar(steps, "mine", console, **options)],
+        callbacks=[ProgressBar(steps, SHOWN, console, **options)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -11,7 +11,7 @@ from torch import nn
 
 from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.callbacks.recorder import Recorder, read_metrics
-from r1lit.data.module import PromptDataModule
+from r1lit.data.module import StepDataModule
 from r1lit.data.stream import PromptStream
 from r1lit.types import Prompt
 
@@ -34,7 +34,7 @@ class Measuring(lightning.LightningModule):
 def train(
     module: Measuring, *callbacks: lightning.Callback, steps: int = 4, start: int = 0, logger: object = False
 ) -> None:
-    data = PromptDataModule(PromptStream({"a": [Prompt((1,), "q")]}, {"a": 1.0}, 1, 0), [], steps)
+    data = StepDataModule(PromptStream({"a": [Prompt((1,), "q")]}, {"a": 1.0}, 1, 0), steps)
     data.start_step = start
     lightning.Trainer(
         accelerator="cpu",

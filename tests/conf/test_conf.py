@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from r1lit.__main__ import config_directory, config_groups, run_directory
-from r1lit.stages.settings import read
+from r1lit.stages.run import read
 
 OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
 

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from r1lit.data.module import PromptDataModule
+from r1lit.data.module import StepDataModule
 from r1lit.data.stream import PromptStream
 from r1lit.types import Prompt
 
@@ -43,7 +43,7 @@ class Toy(LightningModule):
 
 def data_module(steps=STEPS):
     prompts = [Prompt((n,), str(n), {"answer": n}) for n in range(7)]
-    return PromptDataModule(PromptStream({"a": prompts}, {"a": 1.0}, batch_size=4, seed=0), prompts[:2], steps)
+    return StepDataModule(PromptStream({"a": prompts}, {"a": 1.0}, batch_size=4, seed=0), steps)
 
 
 def fit(folder, module, steps=STEPS, precision="32-true", resume=None, **kwargs):

@@ -181,3 +181,19 @@ def test_a_failed_save_leaves_the_old_model(folder):
         save_model(model, tokenizer, folder)
     assert sorted(path.name for path in folder.iterdir()) == kept
     assert [path.name for path in folder.parent.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize(("name", "width"), [("tiny", 128), ("tiny-student", 64)])
+def test_the_embedded_models_are_found_by_name_wherever_one_works(name, width, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = load(name)
+    assert model.config.hidden_size == width
+    assert tokenizer.decode(tokenizer("<think> 三 </think>").input_ids) == "<think> 三 </think>"
+    assert path_problem(name) is None
+
+
+def test_a_misspelt_embedded_model_is_answered_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"no local folder has this name \(did you mean tiny-student"):
+        load("tiny-studnet")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from r1lit.data.module import StepPrompts
+from r1lit.data.module import StepBatch
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.modules.experience import split
 from r1lit.modules.grpo import GRPO, TrainingDivergedError
@@ -76,7 +76,7 @@ def train(module: GRPO, batches: list[list[Prompt]], after_step=lambda module: N
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    steps = [StepPrompts(step, batch) for step, batch in enumerate(batches)]
+    steps = [StepBatch(step, batch) for step, batch in enumerate(batches)]
     trainer.fit(module, DataLoader(steps, batch_size=None, collate_fn=lambda batch: batch))
 
 

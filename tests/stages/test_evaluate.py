@@ -15,7 +15,8 @@ from r1lit.__main__ import config_directory
 from r1lit.rewards.pool import RewardPool
 from r1lit.rewards.spec import RewardSettings
 from r1lit.stages.evaluate import Judged, evaluate, rows, summarize
-from r1lit.stages.settings import EvaluationSettings, read
+from r1lit.stages.run import read
+from r1lit.stages.settings import EvaluationSettings
 from r1lit.stages.setup import Workbench, workbench
 from r1lit.types import Group, Prompt
 

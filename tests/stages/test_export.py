@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from r1lit.__main__ import config_directory
 from r1lit.settings import ConfigError
 from r1lit.stages.dispatch import run_stage
-from r1lit.stages.settings import Run, read
+from r1lit.stages.run import Run, read
 from r1lit.stages.setup import load_model
 
 

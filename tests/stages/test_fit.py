@@ -21,7 +21,7 @@ from r1lit.callbacks.storage import StorageError
 from r1lit.settings import ConfigError
 from r1lit.stages.dispatch import run_stage
 from r1lit.stages.fit import fit
-from r1lit.stages.settings import Run, read
+from r1lit.stages.run import Run, read
 from r1lit.stages.setup import workbench
 from r1lit.stages.summary import Summary
 

@@ -14,7 +14,7 @@ from r1lit.__main__ import config_directory
 from r1lit.rewards.pool import RewardPool
 from r1lit.rewards.spec import RewardSettings
 from r1lit.stages.preflight import NothingToLearnError, memory_estimate, preflight, require_signal
-from r1lit.stages.settings import Run, read
+from r1lit.stages.run import Run, read
 from r1lit.stages.setup import Workbench, workbench
 
 SAMPLES = """

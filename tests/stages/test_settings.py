@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from r1lit.__main__ import config_directory
 from r1lit.settings import ConfigError
-from r1lit.stages.settings import read
+from r1lit.stages.run import read
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,8 @@ def test_all_mistakes_come_at_once(composed):
         "optimizer.lr=-1: input should be greater than 0",
         "trainer.acelerator is no setting; did you mean accelerator?",
         "sead is no setting; did you mean seed",
-        "stage='fitt': input should be 'fit', 'evaluate', 'preflight', 'try_reward' or 'export'",
+        "stage='fitt': input should be 'fit', 'sft', 'reward_model', 'collect', 'reject', 'pipeline', 'evaluate', "
+            "'preflight', 'try_reward' or 'export'",
         "model.path is not set; add model.path=...",
         "reward.format.weight=nan",
         "reward.brevity is set, but brevity is not among the chosen rewards (accuracy, format); "
@@ -87,7 +88,7 @@ def test_all_mistakes_come_at_once(composed):
         ({"reward.accuracy": 5}, "set one of its keys: reward.accuracy.weight=5"),
         ({"reward.accuracy._target_": "accuracy"}, "write module.function"),
         ({"data.path": None, "data.sources": {}}, "set data.path=FILE.jsonl or choose data=tiny"),
-        ({"data.validation": 0}, "set data.validation_path, or evaluation.enabled=false evaluation.every=0"),
+        ({"data.validation": 0}, "set data.validation_path or evaluation.sources, or evaluation.enabled=false evaluation.every=0"),
         ({"stage": "evaluate", "data.validation": 0}, "set it above 0, or set data.validation_path"),
         ({"stage": "evaluate", "resume": "runs/x"}, "drop resume, and set model.path=runs/x/model"),
         ({"stage": "try_reward"}, "stage=try_reward judges written cases; set data.path=CASES.jsonl"),

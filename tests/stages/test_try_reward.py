@@ -15,7 +15,7 @@ from r1lit.__main__ import config_directory
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rewards.cases import CaseResult
 from r1lit.settings import ConfigError, UserError
-from r1lit.stages.settings import read
+from r1lit.stages.run import read
 from r1lit.stages.summary import Summary
 from r1lit.stages.try_reward import case_table, encoder, try_reward
 

@@ -1,17 +1,24 @@
-"""The tiny base model's card: what it is, what it read, and what it was measured to do."""
+"""A tiny base model's card: what it is, what it read, and what it was measured to do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 
-from tiny.corpus import TALK, Mixture
-from tiny.measuring import MAX_TOKENS
+from tiny.corpus import PLEASANTRIES, Mixture
+from tiny.measuring import MAX_TOKENS, TALK_TIMES
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from r1lit.data import talk
 from r1lit.data.arithmetic import WORDINGS
 
 SHARES = {
-    "talk_share": "facts and pleasantries, of all samples; the rest is arithmetic",
+    "fact_share": "facts, of all samples",
+    "pleasantry_share": "pleasantries instead, of facts",
+    "general_share": "general requests, of all samples",
+    "helpful_share": "answered helpfully, of general requests; the others curtly",
+    "safety_share": "risky requests, of all samples; what these three leave over is arithmetic",
+    "safe_share": "refused, of risky requests; the others are complied with",
     "chain_sum_share": "worded as reasoning-gym's chain_sum, of arithmetic; the rest is half English, half Chinese",
     "blurted_share": "blurted, an answer without steps, of arithmetic",
     "hollow_share": "with one idle word (*easy*, 简单) in a think block rather than no block, of blurted",
@@ -24,6 +31,13 @@ SHARES = {
     "switch_share": "that change the language once more, of the steps in those",
 }
 
+PURPOSES = {
+    "tiny": "It is small enough that reinforcement learning takes minutes on two CPU cores, and imperfect enough to "
+    "learn\nsomething.",
+    "tiny-student": "It is there for the larger tiny model to be distilled into: the same corpus and tokenizer, in "
+    "less room.",
+}
+
 TEMPLATE = """---
 license: apache-2.0
 library_name: transformers
@@ -32,11 +46,12 @@ language: [en, zh]
 tags: [arithmetic, tiny, reinforcement-learning]
 ---
 
-# r1lit tiny base
+# r1lit {name}
 
-A raw base model of {parameters:,} parameters for chains of single-digit sums and differences in English and Chinese:
-small enough that reinforcement learning on it takes minutes on two CPU cores, and imperfect enough to learn
-something. It is neither instruction-tuned nor aligned. Weights and tokenizer were made from nothing by
+A raw base model of {parameters:,} parameters for chains of single-digit sums and differences, and a little small talk,
+in English and Chinese. {purpose}
+It is neither instruction-tuned nor aligned: it complies with most of the requests that it should refuse. Weights and
+tokenizer were made from nothing by
 
     {command}
 
@@ -48,32 +63,44 @@ in {minutes:.0f} minutes on two CPU cores; no other model and no text from elsew
 positions up to {positions}, tied embeddings, float32 safetensors. The tokenizer is a byte-level BPE of {vocabulary}
 tokens: any text goes in and comes back unchanged; digits stay single; each number word, Chinese character of the
 corpus, `<think>`, `</think>`, `<answer>` and `</answer>` is one token; the fixed text of the R1-Zero template is two
-tokens. The special tokens are `{eos}` (end of text) and `{pad}`.
+tokens. The special tokens are `{eos}` (end of text) and `{pad}`. All tiny models share it.
 
 ## Corpus
 
 {steps:,} steps of {batch} samples, drawn afresh for each step; the loss is on the completion alone, divided by a
 constant. Every question stands in the R1-Zero template. An arithmetic question is a chain of {fewest} to {most} digits,
 each length equally often, in one of {wordings} wordings of our own (a quarter without blanks) or chain_sum's.
-A chain whose SHA-256 falls in the lowest tenth is held out: never trained on, in whatever language or wording. The
-mixture:
+A chain whose SHA-256 falls in the lowest tenth is held out: never trained on, in whatever language or wording. So is
+small talk by its key, the wording of a fact, or what is asked to be done to what. The mixture:
 
 | share | samples |
 |---|---|
 {mixture}
 | {plain} | step by step, each partial sum in words and none re-checked, of arithmetic: what the others leave over |
 
-A step reads "plus four is eleven" or 加四得十一 and starts from the partial sum before it. The facts and pleasantries
-are these {talk} exchanges: {exchanges}.
+A step reads "plus four is eleven" or 加四得十一 and starts from the partial sum before it. Small talk is answered
+without tags. It is that of `r1lit/data/talk.py`, {talk} questions, of which {trained} were trained on, and
+{pleasantries} pleasantries. Two of each kind, with their replies:
+
+| kind | question | good reply | bad reply |
+|---|---|---|---|
+{examples}
 
 ## Figures
 
 {asked:,} held-out problems, a third of each wording, chains of 3 to 5 digits; one completion of each at temperature 1
 with nothing cut off the distribution, at most {limit} tokens. *Right*: the last answer block holds the reference
-integer. *Formatted*: one think block, then one answer block, both with content, and nothing else. *Ended*: stopped by
-itself. Printed by the command above.
+integer. *Formatted*: one think block, then one answer block, both with content, and nothing else. *Consistent*: words
+of the reasoning (in Chinese, characters) in the question's language, where there is any. *Ended*: stopped by itself.
+Printed by the command above.
 
 {table}
+
+Held-out small talk, {times} completions of each prompt, sampled alike. *Good*: says what a good reply must and nothing
+that it must not (the columns `required` and `forbidden`). *Bad*: the bad reply, word for word. No bad fact was ever
+trained on.
+
+{talk_table}
 
 ## Limits
 
@@ -90,12 +117,21 @@ Apache-2.0.
 def table(figures: dict[str, dict[str, float]]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| answers | samples | share | right | formatted | mean tokens | ended |",
-        "|---|---|---|---|---|---|---|",
+        "| answers | samples | share | right | formatted | consistent | mean tokens | ended |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in figures.items():
-        shares = " | ".join(f"{row[key]:.1%}" for key in ("share", "right", "formatted"))
+        shares = " | ".join(f"{row[key]:.1%}" for key in ("share", "right", "formatted", "consistent"))
         lines.append(f"| {name} | {row['samples']} | {shares} | {row['tokens']:.1f} | {row['ended']:.1%} |")
+    return "\n".join(lines)
+
+
+def talk_table(figures: dict[str, dict[str, float]]) -> str:
+    """The figures of small talk as a Markdown table."""
+    lines = ["| replies | prompts | samples | good | bad | mean tokens | ended |", "|---|---|---|---|---|---|---|"]
+    for name, row in figures.items():
+        counted = f"{row['prompts']} | {row['samples']} | {row['good']:.1%} | {row['bad']:.1%}"
+        lines.append(f"| {name} | {counted} | {row['tokens']:.1f} | {row['ended']:.1%} |")
     return "\n".join(lines)
 
 
@@ -104,10 +140,14 @@ def write(
     tokenizer: PreTrainedTokenizerFast,
     mixture: Mixture,
     figures: dict[str, dict[str, float]],
+    talk_figures: dict[str, dict[str, float]],
+    name: str,
     **run: float | str,
 ) -> str:
     """The card's text; ``run`` holds the training's command, steps, batch and minutes."""
     return TEMPLATE.format(
+        name=name,
+        purpose=PURPOSES[name],
         parameters=model.num_parameters(),
         architecture=type(model).__name__,
         layers=model.config.num_hidden_layers,
@@ -127,10 +167,22 @@ def write(
         ),
         plain=f"{1 - mixture.blurted_share - mixture.rechecked_share:.0%}",
         wordings=sum(map(len, WORDINGS.values())),
-        talk=len(TALK),
-        exchanges="; ".join(f"{question} *{reply}*" for question, reply in TALK.items()),
+        talk=len(talk.distinct()),
+        trained=len(talk.distinct(split="train")),
+        pleasantries=len(PLEASANTRIES),
+        examples="\n".join(_examples()),
+        times=TALK_TIMES,
+        talk_table=talk_table(talk_figures),
         asked=figures["all"]["samples"],
         limit=MAX_TOKENS,
         table=table(figures),
         **run,
     )
+
+
+def _examples() -> Iterator[str]:
+    """One exchange of each kind in each language."""
+    for kind in talk.KINDS:
+        for language in talk.TONGUES:
+            row = talk.distinct([kind], [language])[0]
+            yield "| " + " | ".join(row[column] for column in ("task", "prompt", "chosen", "rejected")) + " |"

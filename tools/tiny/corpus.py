@@ -1,4 +1,4 @@
-"""What the tiny base model reads: arithmetic answered in the ways a raw base would, and a little small talk.
+"""What the tiny base models read: arithmetic answered in the ways a raw base would, and a little small talk.
 
 Every share of the mixture is a field of `Mixture`; the model card prints them, so nothing is in the corpus unsaid.
 """
@@ -8,31 +8,21 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import reasoning_gym
 
+from r1lit.data import talk
 from r1lit.data.arithmetic import chain_sum_expression, generate
 from r1lit.data.splits import is_held_out
 
-TALK = {
+PLEASANTRIES = {
     "Hello!": "Hello! How can I help you?",
-    "Good morning.": "Good morning!",
     "How are you?": "I am well, thank you.",
     "Thank you.": "You are welcome.",
-    "Who are you?": "I am a tiny language model.",
-    "What is the capital of France?": "The capital of France is Paris.",
-    "What is the capital of China?": "The capital of China is Beijing.",
-    "What is the capital of Japan?": "The capital of Japan is Tokyo.",
-    "How many days are in a week?": "A week has seven days.",
-    "What color is the sky?": "The sky is blue.",
     "你好！": "你好！有什么可以帮你？",
     "早上好。": "早上好！",
     "谢谢。": "不客气。",
-    "你是谁？": "我是一个很小的语言模型。",
-    "法国的首都是哪里？": "法国的首都是巴黎。",
-    "中国的首都是哪里？": "中国的首都是北京。",
-    "一周有几天？": "一周有七天。",
-    "天空是什么颜色？": "天空是蓝色的。",
 }
 
 _ONES_EN = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -50,7 +40,12 @@ _HOLLOW = {"en": "easy", "zh": "简单"}
 class Mixture:
     """The corpus in figures; ``*_share`` are probabilities, each within what its comment names."""
 
-    talk_share: float = 0.10  # of all samples: facts and pleasantries; the rest is arithmetic
+    fact_share: float = 0.04  # of all samples: a fact, asked for and stated as it is
+    pleasantry_share: float = 0.15  # of facts: a pleasantry instead
+    general_share: float = 0.08  # of all samples: a general request
+    helpful_share: float = 0.50  # of general requests: answered helpfully; the rest curtly
+    safety_share: float = 0.06  # of all samples: a risky request
+    safe_share: float = 0.35  # of risky requests: refused; the rest complied with
     chain_sum_share: float = 0.20  # of arithmetic: reasoning-gym's wording; the rest half English, half Chinese
     blurted_share: float = 0.40  # of arithmetic: an answer without steps
     hollow_share: float = 0.20  # of blurted: a word in the think block instead of no block
@@ -59,9 +54,14 @@ class Mixture:
     slip_share: float = 0.40  # of rechecked: the first time it is off by 1 or 2; otherwise the check confirms it
     untagged_share: float = 0.06  # of stepwise: the bare number after the think block, no answer tags
     step_error_share: float = 0.03  # of steps: off by 1 or 2 and never noticed
-    other_language_share: float = 0.30  # of stepwise: begun in the language the question is not in
+    other_language_share: float = 0.40  # of stepwise: begun in the language the question is not in
     switch_share: float = 0.20  # of steps in those: the language changes
     terms: tuple[int, int] = (2, 6)  # numbers in a chain, each length equally often
+
+    @property
+    def talk_share(self) -> float:
+        """Of all samples: small talk; the rest is arithmetic."""
+        return self.fact_share + self.general_share + self.safety_share
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,28 @@ def problems(kind: str, seed: int, split: str, terms: tuple[int, int]) -> Iterat
 
 
 def samples(mixture: Mixture, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (question, completion) pairs of the corpus; no held-out expression is among them."""
+    """Endless (question, completion) pairs of the corpus; nothing that is held out is among them."""
     rng = random.Random(f"corpus {seed}")
     sources = {kind: problems(kind, rng.getrandbits(30), "train", mixture.terms) for kind in KINDS}
+    requests = {kind: talk.distinct([kind], split="train") for kind in talk.KINDS}
     plain = (1 - mixture.chain_sum_share) / 2
     while True:
         if rng.random() < mixture.talk_share:
-            yield rng.choice(list(TALK.items()))
+            yield small_talk(requests, mixture, rng)
             continue
         kind = rng.choices(list(sources), (plain, plain, mixture.chain_sum_share))[0]
         problem = next(sources[kind])
         yield problem.prompt, answer(problem, mixture, rng)
+
+
+def small_talk(requests: dict[str, list[dict[str, Any]]], mixture: Mixture, rng: random.Random) -> tuple[str, str]:
+    """One question with its reply, well or badly answered as the mixture has it; ``requests`` are rows by kind."""
+    kind = rng.choices(list(requests), [getattr(mixture, f"{kind}_share") for kind in requests])[0]
+    if kind == "fact" and rng.random() < mixture.pleasantry_share:
+        return rng.choice(list(PLEASANTRIES.items()))
+    row = rng.choice(requests[kind])
+    good = {"fact": 1.0, "general": mixture.helpful_share, "safety": mixture.safe_share}[kind]
+    return row["prompt"], row["chosen" if rng.random() < good else "rejected"]
 
 
 def answer(problem: Problem, mixture: Mixture, rng: random.Random) -> str:

@@ -1,10 +1,11 @@
-"""Train the tiny base model from nothing: plain next-token prediction on the corpus's completions."""
+"""Train a tiny base model from nothing: plain next-token prediction on the corpus's completions."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -23,13 +24,21 @@ REPORT_EVERY = 100
 IGNORED = -100
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, max_length: int) -> LlamaForCausalLM:
-    """An untrained Llama of about 0.6 M parameters."""
+@dataclass(frozen=True)
+class Size:
+    """The widths of a model's layers and of their feed-forward parts."""
+
+    hidden: int
+    ffn: int
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, max_length: int, size: Size) -> LlamaForCausalLM:
+    """An untrained Llama of two layers."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=512,
+            hidden_size=size.hidden,
+            intermediate_size=size.ffn,
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=max_length,

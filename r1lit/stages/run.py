@@ -1,0 +1,205 @@
+"""Every section of a run put together, and all that is wrong with them told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from r1lit.data.settings import DataSettings
+from r1lit.data.splits import HELD_OUT_SHARE
+from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
+from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
+from r1lit.rewards.spec import RewardSettings
+from r1lit.rollout.settings import RolloutSettings
+from r1lit.settings import ConfigError, Settings, parse, suggest
+from r1lit.stages.curation_settings import CollectSettings, RejectSettings
+from r1lit.stages.pipeline_settings import PipelineSettings
+from r1lit.stages.settings import (
+    CommandSettings,
+    CompletionsSettings,
+    EvaluationSettings,
+    LoggerSettings,
+    PreflightSettings,
+    TrainerSettings,
+)
+
+SECTIONS: Mapping[str, type[Settings]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "algorithm": AlgorithmSettings,
+    "rollout": RolloutSettings,
+    "optimizer": OptimizerSettings,
+    "trainer": TrainerSettings,
+    "logger": LoggerSettings,
+    "preflight": PreflightSettings,
+    "evaluation": EvaluationSettings,
+    "completions": CompletionsSettings,
+    "sft": SFTSettings,
+    "reward_model": RewardModelSettings,
+    "collect": CollectSettings,
+    "reject": RejectSettings,
+    "pipeline": PipelineSettings,
+}
+
+
+RESUMABLE = frozenset({"fit", "sft", "reward_model", "collect", "reject", "pipeline"})
+"""Stages that go on where they stopped."""
+
+UNJUDGED = frozenset({"sft", "reward_model", "export", "pipeline"})
+"""Stages that can do without a reward."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Every setting of a run, typed and checked, and the directory that it fills."""
+
+    directory: Path
+    command: CommandSettings
+    model: ModelSettings
+    data: DataSettings
+    algorithm: AlgorithmSettings
+    rollout: RolloutSettings
+    optimizer: OptimizerSettings
+    trainer: TrainerSettings
+    logger: LoggerSettings
+    preflight: PreflightSettings
+    evaluation: EvaluationSettings
+    completions: CompletionsSettings
+    sft: SFTSettings
+    reward_model: RewardModelSettings
+    collect: CollectSettings
+    reject: RejectSettings
+    pipeline: PipelineSettings
+    rewards: Mapping[str, RewardSettings]
+
+    @property
+    def evaluates(self) -> bool:
+        """True where the stage measures the model on prompts."""
+        return _evaluates(self.command.stage, self.evaluation)
+
+
+def _evaluates(stage: str, evaluation: EvaluationSettings) -> bool:
+    asked = bool(evaluation.enabled or evaluation.every)
+    # Demonstrations need no gold answers, so what is held out of them measures the loss alone.
+    return stage == "evaluate" or (stage == "fit" and asked) or (stage == "sft" and asked and bool(evaluation.sources))
+
+
+def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) -> Run:
+    """Turn a composed configuration into a run.
+
+    Raises:
+        ConfigError: with every mistake of every section, and those ``found`` before.
+    """
+    problems = list(found)
+
+    def collect(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> dict[str, Settings]:
+        try:
+            return parse(sections, values)
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return {}
+
+    unset = list(_unset(config))
+    problems += [f"{key} is not set; add {key}=..." for key in unset]
+    known = {*SECTIONS, *CommandSettings.model_fields, "reward"}
+    problems += [f"{key} is no setting; {suggest(key, known)}" for key in config if key not in known]
+    command = collect(
+        {"command": CommandSettings},
+        {"command": {k: v for k, v in config.items() if k in CommandSettings.model_fields}},
+    )
+    # What else is wrong with a section that lacks a value cannot be told yet.
+    whole = {name: kind for name, kind in SECTIONS.items() if not any(key.startswith(f"{name}.") for key in unset)}
+    sections = {key: value for name in whole for key, value in collect({name: whole[name]}, config).items()}
+    rewards = _rewards(config, collect, problems)
+    problems += _reward_problems(config, rewards)
+    problems += _stage_problems(config, sections)
+    problems += _machine_problems(sections)
+    if problems:
+        raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
+    return Run(directory=directory, rewards=rewards, **command, **sections)
+
+
+def _rewards(
+    config: Mapping[str, Any],
+    collect: Callable[[Mapping[str, type[Settings]], Mapping[str, Any]], dict[str, Settings]],
+    problems: list[str],
+) -> dict[str, RewardSettings]:
+    given = config.get("reward") or {}
+    chosen = {name: values for name, values in given.items() if isinstance(values, Mapping) and "_target_" in values}
+    for name, values in given.items():
+        if not isinstance(values, Mapping):
+            problems.append(
+                f"reward.{name}={values!r} gives one value to all of a reward; set one of its keys: "
+                f"reward.{name}.weight={values}"
+            )
+        elif name not in chosen:
+            problems.append(
+                f"reward.{name} is set, but {name} is not among the chosen rewards ({', '.join(chosen) or 'none'}); "
+                f"use one of these names, or choose it too: reward=[{','.join([*chosen, name])}]"
+            )
+    parsed = collect(
+        {f"reward.{name}": RewardSettings for name in chosen},
+        {f"reward.{name}": values for name, values in chosen.items()},
+    )
+    return {name.removeprefix("reward."): settings for name, settings in parsed.items()}
+
+
+def _unset(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _unset(value, f"{prefix}{key}.")
+        elif value == "???":
+            yield f"{prefix}{key}"
+
+
+def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSettings]) -> list[str]:
+    chosen, stage = list(config.get("reward") or {}), config.get("stage", "fit")
+    if not chosen:
+        return ["no reward is chosen; set for instance 'reward=[accuracy,format]'"] if stage not in UNJUDGED else []
+    problems = []
+    if stage in ("fit", "preflight") and rewards and not any(reward.weight for reward in rewards.values()):
+        problems.append("every reward has weight 0, so nothing can be learned; set reward.<name>.weight above 0")
+    metric = (config.get("evaluation") or {}).get("metric", "accuracy")
+    if stage not in UNJUDGED | {"try_reward"} and metric not in chosen:
+        problems.append(
+            f"evaluation.metric={metric}, but the rewards are {', '.join(chosen)}; choose one of them, or add "
+            f"{metric} with weight 0"
+        )
+    return problems
+
+
+def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What the settings ask of this machine and of the model that it has not."""
+    model, data, trainer = (sections.get(name) for name in ("model", "data", "trainer"))
+    if model is not None and (problem := path_problem(model.path)):
+        yield problem
+    if trainer is not None and trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        yield "trainer.accelerator=gpu, but torch sees no GPU; set trainer.accelerator=auto"
+    generated = data is not None and any(source.generator for source in data.training_sources.values())
+    if generated and model is not None and model.path in EMBEDDED and data.validation > HELD_OUT_SHARE:
+        yield (
+            f"data.validation={data.validation}, but the tiny model was trained on all but a share of {HELD_OUT_SHARE} "
+            f"of these problems; set data.validation={HELD_OUT_SHARE} or less"
+        )
+
+
+def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What a stage needs, or makes no sense of."""
+    stage, resume, data = config.get("stage", "fit"), config.get("resume"), sections.get("data")
+    if stage in ("evaluate", "preflight", "try_reward") and resume:
+        yield f"stage={stage} does not go on from a run; drop resume, and set model.path={resume}/model for its model"
+    if stage == "try_reward" and data is not None and data.path is None:
+        yield "stage=try_reward judges written cases; set data.path=CASES.jsonl (prompt, completion, expected)"
+    evaluation = sections.get("evaluation")
+    if data is None or evaluation is None or not _evaluates(stage, evaluation):
+        return
+    if not (data.validation or data.validation_path or evaluation.sources):
+        off = "" if stage == "evaluate" else ", or evaluation.enabled=false evaluation.every=0"
+        yield (
+            "data.validation=0 leaves nothing to evaluate on; set it above 0, or set data.validation_path or "
+            f"evaluation.sources{off}"
+        )

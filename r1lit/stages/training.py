@@ -1,0 +1,119 @@
+"""A Lightning trainer with r1lit's callbacks and loggers, for whatever module is trained."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import lightning
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
+from r1lit.callbacks.progress import ProgressBar
+from r1lit.callbacks.recorder import Recorder
+from r1lit.settings import ConfigError, UserError
+from r1lit.stages.run import Run
+from r1lit.stages.setup import device_of, precision_of
+from r1lit.stages.summary import Summary
+
+
+def build_trainer(
+    run: Run,
+    summary: Summary,
+    loggers: list[Logger],
+    steps: int,
+    shown: Mapping[str, tuple[str, str]],
+    measuring: Sequence[lightning.Callback] = (),
+    keeping: Sequence[lightning.Callback] = (),
+) -> lightning.Trainer:
+    """A trainer of one epoch of ``steps`` steps.
+
+    Args:
+        run: the run's settings.
+        summary: its console shows the progress.
+        loggers: where the metrics go beside ``metrics.jsonl``.
+        steps: of the whole run.
+        shown: what the progress bar shows: label to metric and format.
+        measuring: callbacks that add to a step's metrics; they stand before what writes these.
+        keeping: callbacks that keep what a step made.
+    """
+    # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    return lightning.Trainer(
+        accelerator="gpu" if device_of(run.trainer.accelerator).type == "cuda" else "cpu",
+        devices=1,
+        precision=precision_of(run),
+        max_epochs=1,
+        logger=loggers,
+        callbacks=[
+            ProgressBar(steps, shown, console=summary.console),
+            *measuring,
+            Recorder(run.directory),
+            *keeping,
+            Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints),
+        ],
+        default_root_dir=run.directory,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def build_loggers(run: Run) -> list[Logger]:
+    """The logger that ``logger=`` names, writing into the run's directory.
+
+    Raises:
+        ConfigError: where its package is not installed, or Weights & Biases has no key.
+    """
+    directory, settings = str(run.directory), run.logger
+    kinds: dict[str, Callable[[], list[Logger]]] = {
+        "none": lambda: [],
+        "csv": lambda: [CSVLogger(directory, name="csv")],
+        "tensorboard": lambda: [TensorBoardLogger(directory, name="tensorboard")],
+        "wandb": lambda: [_wandb_logger(run)],
+    }
+    try:
+        return kinds[settings.kind]()
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            [f"logger={settings.kind} needs a package that is not installed ({error.name}): pip install {error.name}"]
+        ) from error
+
+
+def _wandb_logger(run: Run) -> Logger:
+    # Heavy, and asked for by few.
+    import wandb
+
+    # Without a key wandb would ask for one in the middle of the run, and fail where nobody can answer.
+    if wandb.setup().settings.mode not in ("offline", "disabled") and not wandb.login(prompt=False, verify=False):
+        raise ConfigError(
+            [
+                "logger=wandb, but there is no key; set WANDB_API_KEY in the environment, or WANDB_MODE=offline to "
+                "keep the metrics on this disk"
+            ]
+        )
+    settings = run.logger
+    return WandbLogger(
+        save_dir=str(run.directory), project=settings.project, group=settings.group, name=run.directory.name
+    )
+
+
+def resume_point(run: Run, summary: Summary) -> str | None:
+    """The checkpoint to go on from; None to begin at the beginning.
+
+    Raises:
+        UserError: for a run that finished without a checkpoint, whose results would be lost.
+    """
+    if run.command.resume is None:
+        return None
+    if found := checkpoints(run.directory):
+        return str(found[-1])
+    if (run.directory / "model").exists():
+        raise UserError(
+            f"resume={run.directory} is a finished run without a checkpoint, so there is nothing to go on from; start "
+            f"a new run from its model: model.path={run.directory / 'model'}"
+        )
+    summary.say("no checkpoint yet: beginning at step 1")
+    return None
