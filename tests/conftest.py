@@ -15,6 +15,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# What several test files share.
+sys.path.append(str(ROOT / "tests" / "support"))
 
 
 @pytest.fixture

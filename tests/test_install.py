@@ -29,6 +29,7 @@ def test_the_wheel_carries_conf_and_the_tiny_model(wheel):
         "conf/config.yaml",
         "conf/reward/accuracy.yaml",
         "assets/tiny/model.safetensors",
+        "assets/tiny_student/model.safetensors",
         "rewards/pool.py",
     ):
         assert f"r1lit/{expected}" in names

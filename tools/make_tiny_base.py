@@ -22,7 +22,11 @@ from r1lit.data import talk
 from r1lit.models.loading import EMBEDDED
 
 ASSETS = Path(__file__).resolve().parents[1] / "r1lit" / "assets"
-SIZES = {"tiny": training.Size(hidden=128, ffn=512), "tiny-student": training.Size(hidden=64, ffn=256)}
+SIZES = {
+    "tiny": training.Size(hidden=128, ffn=512, steps=3200),
+    # After 3,200 steps it answered 46 % right, where the larger model did 48 %: nothing left to distil.
+    "tiny-student": training.Size(hidden=64, ffn=256, steps=1200),
+}
 MAX_LENGTH = 512
 TWO_DIGITS = range(-99, 100)
 
@@ -66,10 +70,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make an embedded tiny base model from nothing.")
     parser.add_argument("--model", choices=list(SIZES), default="tiny", help="which of them")
     parser.add_argument("--out", type=Path, help="folder to write the model to; by default the one it ships in")
-    parser.add_argument("--steps", type=int, default=3200, help="training steps")
+    parser.add_argument("--steps", type=int, help="training steps; by default as many as the model shipped had")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the corpus and the measurement")
     parser.add_argument("--problems", type=int, default=1000, help="held-out problems of each kind to measure with")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.steps is None:
+        arguments.steps = SIZES[arguments.model].steps
+    return arguments
 
 
 def make_tokenizer(mixture: corpus.Mixture) -> PreTrainedTokenizerFast:

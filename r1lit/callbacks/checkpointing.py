@@ -73,6 +73,9 @@ class Checkpointer(Callback):
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
         with storing(target, self._way_back()):
             self.folder.mkdir(parents=True, exist_ok=True)
+            # What a run goes on from comes after its metrics are on the disk.
+            for logger in trainer.loggers:
+                logger.save()
             try:
                 trainer.save_checkpoint(part)
                 os.replace(part, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +15,18 @@ from r1lit.modules.experience import Experience
 from r1lit.text.thinking import split
 
 
+@runtime_checkable
+class TakesCompletions(Protocol):
+    """A logger that shows completions."""
+
+    def log_completions(self, table: pa.Table) -> None: ...
+
+
 class CompletionsTable(Callback):
-    """Saves ``completions/step_000010.parquet`` for the first, the last and every ``every``-th step (0: none)."""
+    """Saves ``completions/step_000010.parquet`` for the first, the last and every ``every``-th step (0: none).
+
+    It has to stand before the callback that hands the step's metrics to the loggers: they send the table with these.
+    """
 
     def __init__(self, directory: Path, every: int):
         self.folder, self.every = directory / "completions", every
@@ -29,7 +39,11 @@ class CompletionsTable(Callback):
             return
         if step % self.every == 0 or step + 1 == module.total_steps:
             self.folder.mkdir(exist_ok=True)
-            pq.write_table(table(step, module.experience), self.folder / f"step_{step:06d}.parquet")
+            rows = table(step, module.experience)
+            pq.write_table(rows, self.folder / f"step_{step:06d}.parquet")
+            for logger in trainer.loggers:
+                if isinstance(logger, TakesCompletions):
+                    logger.log_completions(rows)
 
 
 def table(step: int, experience: Experience) -> pa.Table:

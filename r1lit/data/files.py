@@ -16,11 +16,18 @@ from r1lit.settings import UserError, suggest
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
 
+_MARK = b"\xef\xbb\xbf"
+"""The byte order mark that some programs begin UTF-8 with."""
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 class DataError(UserError, ValueError):
     """Data that cannot be used, with where it lies and what to do."""
+
+
+class HubError(DataError):
+    """A data set that could not be fetched from the hub; a copy of it on this machine would do."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,11 @@ def path_problem(path: str) -> str | None:
     return None
 
 
+def hub_problem(name: str) -> str | None:
+    """What is wrong with a data set's name on the hub, as far as can be told here."""
+    return None if _HUB_NAME.fullmatch(name) else f"{name} is no name on the hub; write OWNER/NAME"
+
+
 def read_path(path: str, subset: str | None = None, split: str | None = None) -> Iterator[Row]:
     """The rows of a file, of a folder, or of a data set on the hub.
 
@@ -62,16 +74,43 @@ def read_path(path: str, subset: str | None = None, split: str | None = None) ->
         return _read_dataset(path, place, subset, split)
     if subset or split:
         raise DataError(f"{path} is one file and has no subset={subset} or split={split}; leave them out")
-    return _read_parquet(path, place) if _data_suffix(place) == ".parquet" else _read_lines(path, place)
+    if _data_suffix(place) == ".parquet":
+        return _read_parquet(path, place)
+    return _read_array(path, place) if _is_array(place) else _read_lines(path, place)
+
+
+def _open(place: Path) -> Any:
+    return gzip.open(place, "rb") if place.suffix == ".gz" else place.open("rb")
+
+
+def _is_array(place: Path) -> bool:
+    """True where a .json file holds one list of rows instead of a row a line."""
+    if _data_suffix(place) != ".json":
+        return False
+    with _open(place) as file:
+        try:
+            return file.read(1000).removeprefix(_MARK).lstrip()[:1] == b"["
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            # Reading the lines says what is wrong.
+            return False
+
+
+def _read_array(path: str, place: Path) -> Iterator[Row]:
+    try:
+        with _open(place) as file:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, RecursionError) as error:
+        raise DataError(f"{path} begins as a JSON list, but cannot be read: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        yield _parse(json.dumps(row).encode(), f"{path}:{number}")
 
 
 def _read_lines(path: str, place: Path) -> Iterator[Row]:
-    opener = gzip.open if place.suffix == ".gz" else open
     number = 0
     try:
-        with opener(place, "rb") as file:
+        with _open(place) as file:
             for number, line in enumerate(file, start=1):
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                text = line.removeprefix(_MARK) if number == 1 else line
                 if text.strip():
                     yield _parse(text, f"{path}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -136,8 +175,10 @@ def _load_dataset(path: str, place: Path, subset: str | None) -> Any:
     # Loading meets the network, caches and a dozen file formats, each with exceptions of its own.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        remedy = "check its files" if place.is_dir() else f"no such local path either; {_neighbours(place)}"
-        raise DataError(f"{path} cannot be loaded as a Hugging Face data set ({reason}); {remedy}") from error
+        problem = f"{path} cannot be loaded as a Hugging Face data set ({reason})"
+        if place.is_dir():
+            raise DataError(f"{problem}; check its files") from error
+        raise HubError(f"{problem}; no such local path either; {_neighbours(place)}") from error
 
 
 def _data_suffix(place: Path) -> str:

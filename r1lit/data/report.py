@@ -67,7 +67,7 @@ class SourceReport:
         line = f"{self.name}: {self.read} rows: {self.train} to train on, {self.validation} held out"
         out = self.bad + self.left_out
         line += f"; left out: {_counts(out)}" if out else ""
-        line += f"; {self.repeats} repeat an earlier prompt" if self.repeats else ""
+        line += f"; {self.repeats} repeat an earlier one" if self.repeats else ""
         return line + "".join(f"\n    {example}" for example in self.examples)
 
 

@@ -6,18 +6,22 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from r1lit.data.files import path_problem
+from r1lit.data.asking import ChoicesSettings, ask_problem
+from r1lit.data.files import hub_problem, path_problem
 from r1lit.data.generators import generator_problem, reasoning_gym_problem
 from r1lit.settings import Settings
 from r1lit.text.templates import TEMPLATES
 
 
 class SourceSettings(Settings):
-    """One source of prompts: a path, a reasoning-gym task or a generator of r1lit's own.
+    """One source of prompts: a path, a data set on the hub, a reasoning-gym task or a generator of r1lit's own.
 
     Attributes:
         path: a JSONL file (.jsonl, .json, .ndjson; also .gz), a Parquet file, a folder of a Hugging Face data set
             (data files or ``save_to_disk``'s), or its name on the hub.
+        hub: the name on the hub of a data set that ``path`` may name a copy of, on this machine; ``subset``, ``split``
+            and ``files`` are the data set's, and mean nothing to a copy that is one file.
+        files: files of it to read instead of the whole data set, one after another.
         subset: the configuration of a Hugging Face data set.
         split: the split of a Hugging Face data set; ``train`` where it has several.
         reasoning_gym: a task of reasoning-gym, such as ``chain_sum``.
@@ -28,12 +32,19 @@ class SourceSettings(Settings):
         params: further arguments of the generator.
         columns: new name of a column: its name in the source.
         constants: columns to add, the same value in every row.
+        ask: a text that makes the prompt, with places for columns: ``{problem} Put the answer in \\boxed{}.``; of
+            several texts the first none of whose columns is empty. Doubled braces stand for themselves.
+        choices: the options of multiple choice, which go where ``ask`` has ``{choices}``; their rows get the letter of
+            the right one as ``answer``.
+        chat: put the prompt to the model as a user's message, by the tokenizer's chat template.
         split_by: the column whose hash decides which rows are held out; rows that agree in it stay together.
         weight: share of the training prompts, relative to the other sources.
         limit: rows read at most.
     """
 
     path: str | None = Field(None, min_length=1)
+    hub: str | None = Field(None, min_length=1)
+    files: list[str] = Field(default_factory=list)
     subset: str | None = None
     split: str | None = None
     reasoning_gym: str | None = None
@@ -43,6 +54,9 @@ class SourceSettings(Settings):
     params: dict[str, Any] = Field(default_factory=dict)
     columns: dict[str, str] = Field(default_factory=dict)
     constants: dict[str, Any] = Field(default_factory=dict)
+    ask: str | list[str] | None = None
+    choices: ChoicesSettings | None = None
+    chat: bool = False
     split_by: str = "prompt"
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     limit: int | None = Field(None, ge=1)
@@ -52,20 +66,32 @@ class SourceSettings(Settings):
     def _path_exists(cls, path: str | None) -> str | None:
         return _refuse(path, path_problem(path) if path else None)
 
+    @field_validator("hub")
+    @classmethod
+    def _hub_has_such_names(cls, hub: str | None) -> str | None:
+        return _refuse(hub, hub_problem(hub) if hub else None)
+
     @model_validator(mode="after")
     def _one_kind(self) -> SourceSettings:
-        kinds = {name: getattr(self, name) for name in ("path", "reasoning_gym", "generator")}
-        given = [f"{name}={value}" for name, value in kinds.items() if value is not None]
+        # A path beside a name on the hub is a copy of it.
+        names = ["path" if self.path else "hub", "reasoning_gym", "generator"]
+        given = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
                 f"{' and '.join(given) or 'nothing'} given, but a source is one of path, reasoning_gym and generator; "
                 "set exactly one of them"
             )
-        stray = ("params", "size") if self.path else ("subset", "split")
+        stray = ("params", "size") if self.path or self.hub else ("subset", "split", "files")
         wrong = [name for name in stray if name in self.model_fields_set and getattr(self, name)]
         if wrong:
             raise ValueError(f"{' and '.join(wrong)} have no meaning with {given[0]}; leave them out")
+        if self.files and not self.hub:
+            raise ValueError(f"files={self.files} are of a data set on the hub, and hub is not set; set hub=OWNER/NAME")
         return self
+
+    @model_validator(mode="after")
+    def _asks(self) -> SourceSettings:
+        return _refuse(self, ask_problem(self.ask, self.choices))
 
     @model_validator(mode="after")
     def _generates(self) -> SourceSettings:

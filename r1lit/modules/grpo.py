@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
 from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
+from r1lit.modules.compute import training_flops
 from r1lit.modules.experience import Experience, collate, concatenate, row_lengths, split
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import apply_settings, build_optimizer
@@ -107,7 +108,7 @@ class GRPO(lightning.LightningModule):
             if self.reference is not None and self._refresh_due(step):
                 copy_weights(self.policy, self.reference)
             self.sampler.load_weights(self.policy)
-            metrics |= means.read() | {"updates_skipped": float(self.updates_skipped)}
+            metrics |= means.read() | {"updates_skipped": float(self.updates_skipped), "perf/flops": self.flops()}
         self.metrics = metrics | self.timer.pop()
 
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
@@ -234,6 +235,18 @@ class GRPO(lightning.LightningModule):
     def varied(self, scored: Scored) -> Tensor:
         """bool [B], True where the group's completions did not all get the same reward."""
         return has_variance(scored.columns, scored.weights, scored.rollout.group_size)
+
+    def flops(self) -> float:
+        """What the step cost: every row is sampled; trained ones also go through reference, old policy and update."""
+        experience = self.experience
+        lengths = row_lengths(experience.scored.rollout)
+        trained = int(lengths[experience.rows].sum())
+        annotated = (experience.ref_logprobs is not None) + (
+            experience.old_logprobs is not None
+            and experience.old_logprobs is not experience.scored.rollout.logprobs
+        )
+        passes = trained * self.algorithm.epochs
+        return training_flops(self.policy, int(lengths.sum()) + trained * annotated + passes, passes)
 
     @property
     def total_steps(self) -> int:

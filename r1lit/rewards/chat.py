@@ -80,7 +80,7 @@ class ChatSettings(Settings):
     def _an_endpoint_has_a_place_and_a_name(self) -> ChatSettings:
         missing = [name for name in ("base_url", "model") if self.kind == "endpoint" and getattr(self, name) is None]
         if missing:
-            raise ValueError(JOINT.join(f"kind=endpoint needs {name}, which is not set; set {name}" for name in missing))
+            raise ValueError(JOINT.join(f"kind=endpoint needs {name}, which is not set; set it" for name in missing))
         return self
 
     def fingerprint(self) -> dict[str, Any]:

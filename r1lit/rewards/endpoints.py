@@ -71,7 +71,7 @@ class Endpoint:
             raise ConfigError([f"key_env={settings.key_env}, but that environment variable is not set; set it"])
         if not (self._key.isascii() and self._key.isprintable()):
             # The library that sends it would name it in its own error.
-            raise ConfigError([f"the environment variable {settings.key_env} holds characters that no key has; mend it"])
+            raise ConfigError([f"the environment variable {settings.key_env} holds what cannot be a key; mend it"])
         self._opener = build_opener(_NoRedirect)
         self._lock = threading.Lock()
         self._in_vain = 0

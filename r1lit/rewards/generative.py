@@ -127,7 +127,7 @@ class GenerativeJudge:
     def agree(self, questions: Sequence[Question]) -> list[Ruling]:
         """Does each answer agree with the ground truth?"""
         asked = [
-            _ask(self._agree, question=_said(item.prompt), reference=item.reference, answer=item.answer)
+            ask(self._agree, question=_said(item.prompt), reference=item.reference, answer=item.answer)
             for item in questions
         ]
         return [_ruling(reply, _AGREEMENT) for reply in self._replies(asked)]
@@ -135,7 +135,7 @@ class GenerativeJudge:
     def prefer(self, pairs: Sequence[Pair]) -> list[Ruling]:
         """Which answer of each pair is better? Asked in both orders; where these disagree it is a tie."""
         asked = [
-            _ask(self._prefer, question=_said(pair.prompt), answer_a=first, answer_b=second)
+            ask(self._prefer, question=_said(pair.prompt), answer_a=first, answer_b=second)
             for pair in pairs
             for first, second in ((pair.a, pair.b), (pair.b, pair.a))
         ]
@@ -194,8 +194,13 @@ def _said(prompt: Any) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
-def _ask(template: str, **texts: str) -> Conversation | None:
-    """The question, each text between marks that it cannot hold; None where one is too long."""
+def ask(template: str, **texts: str) -> Conversation | None:
+    """A question whose texts stand between marks that they cannot hold; None where one is too long.
+
+    Args:
+        template: what is asked, with the name of each text in braces.
+        texts: the texts by name.
+    """
     if any(len(text) > MAX_CHARACTERS for text in texts.values()):
         return None
     harmless = {name: _defused(text) for name, text in texts.items()}

@@ -10,18 +10,20 @@ from r1lit.data.stream import PromptStream
 from r1lit.modules.grpo import GRPO
 from r1lit.stages.evaluate import summarize
 from r1lit.stages.export import write_model
+from r1lit.stages.loggers import build_loggers, logged
 from r1lit.stages.measure import measure
 from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, workbench
 from r1lit.stages.summary import Summary
-from r1lit.stages.training import build_loggers, build_trainer, resume_point
+from r1lit.stages.training import build_trainer, resume_point
 
 
 def fit(run: Run, summary: Summary) -> None:
     """Run R1-Zero's loop; leaves a model directory, metrics, completions and a summary in the run's directory."""
-    loggers, checkpoint = build_loggers(run), resume_point(run, summary)
-    with workbench(run) as bench:
+    checkpoint = resume_point(run, summary)
+    loggers = build_loggers(run, checkpoint)
+    with workbench(run) as bench, logged(loggers, summary):
         summary.show_prompts(bench.prompts)
         summary.add(metric=run.evaluation.metric)
         if run.preflight.enabled and checkpoint is None:
@@ -41,8 +43,10 @@ def fit(run: Run, summary: Summary) -> None:
             loggers,
             module.total_steps,
             shown=_shown(run.evaluation.metric),
-            measuring=[PeriodicEvaluation(lambda: _scalars(run, bench, summary), run.evaluation.every)],
-            keeping=[CompletionsTable(run.directory, run.completions.every)],
+            measuring=[
+                PeriodicEvaluation(lambda: _scalars(run, bench, summary), run.evaluation.every),
+                CompletionsTable(run.directory, run.completions.every),
+            ],
         )
         with summary.timed("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -108,9 +108,9 @@ def results(run: Run, steps: Sequence[Step]) -> dict[str, Any]:
             }
     return {
         "models": chain.models,
-        "made_from": {step.name: origin for step in steps if (origin := _origin(step, chain.models))},
+        "made_from": _origins([step for step in steps if step.name in chain.models]),
         "measures": {name: measure.model_dump() for name, measure in chain.measures.items()},
-        "claims": {name: claim.model_dump() for name, claim in chain.claims.items()},
+        "claims": {name: claim.model_dump() for name, claim in chain.testable.items()},
         "values": values,
         "compute": {
             str(seed): {step.name: _compute(step) for step in steps if step.seed == seed and step.name in chain.models}
@@ -137,11 +137,12 @@ def _compute(step: Step) -> dict[str, float]:
     return {name: summary[name] for name in ("steps", "tokens", "flops") if name in summary}
 
 
-def _origin(step: Step, models: Mapping[str, str]) -> str | None:
-    """The model of the table that a step starts from."""
-    path = step.config["model"]["path"]
-    made = {f"{step.directory.parent / name}/model": name for name in step.inputs}
-    return made.get(path) or next((name for name in models if name == path), None)
+def _origins(steps: Sequence[Step]) -> dict[str, str]:
+    """By step: the step of the table that made, or measured, the model that it starts from."""
+    trained = [step for step in steps if step.kind != "evaluate"]
+    names = {step.config["model"]["path"]: step.name for step in steps if step.kind == "evaluate"}
+    names |= {str(step.makes): step.name for step in trained}
+    return {step.name: names[path] for step in trained if (path := step.config["model"]["path"]) in names}
 
 
 def overview(steps: Sequence[Step], manifest: Manifest) -> Table:

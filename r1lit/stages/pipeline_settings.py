@@ -63,6 +63,8 @@ class PipelineSettings(Settings):
 
     Attributes:
         seeds: run the whole chain once for each; without any, once with the run's ``seed``.
+        only: run these steps alone.
+        skip: run all steps but these.
         common: what every step uses and sets, unless it says otherwise.
         steps: the stages by name, in their order.
         measures: the columns of the table.
@@ -70,6 +72,8 @@ class PipelineSettings(Settings):
     """
 
     seeds: list[int] = Field(default_factory=list)
+    only: list[str] = Field(default_factory=list)
+    skip: list[str] = Field(default_factory=list)
     common: StepSettings = Field(default_factory=StepSettings)
     steps: dict[str, StepSettings] = Field(default_factory=dict)
     measures: dict[str, MeasureSettings] = Field(default_factory=dict)
@@ -78,10 +82,17 @@ class PipelineSettings(Settings):
     @model_validator(mode="after")
     def _claims_speak_of_what_is_there(self) -> PipelineSettings:
         problems = []
+        titled = [name for name, step in self.steps.items() if step.title]
+        for key in ("only", "skip"):
+            problems += [
+                f"pipeline.{key} names {name}, which is no step; {suggest(name, self.steps)}"
+                for name in getattr(self, key)
+                if name not in self.steps
+            ]
         for name, claim in self.claims.items():
             for key, value, known in (
-                ("model", claim.model, self.models),
-                ("above", claim.above, self.models),
+                ("model", claim.model, titled),
+                ("above", claim.above, titled),
                 ("measure", claim.measure, self.measures),
                 ("than", claim.than, self.measures),
             ):
@@ -94,6 +105,21 @@ class PipelineSettings(Settings):
         return self
 
     @property
+    def chosen(self) -> dict[str, StepSettings]:
+        """The steps that run."""
+        wanted = self.only or self.steps
+        return {name: step for name, step in self.steps.items() if name in wanted and name not in self.skip}
+
+    @property
     def models(self) -> dict[str, str]:
         """The steps that appear in the table, with their titles."""
-        return {name: step.title for name, step in self.steps.items() if step.title}
+        return {name: step.title for name, step in self.chosen.items() if step.title}
+
+    @property
+    def testable(self) -> dict[str, ClaimSettings]:
+        """The claims about models that the chain makes."""
+        return {
+            name: claim
+            for name, claim in self.claims.items()
+            if claim.model in self.models and (claim.above is None or claim.above in self.models)
+        }

@@ -72,17 +72,23 @@ def plan(run: Run, compose: Compose) -> list[Step]:
         ConfigError: with every mistake of every step.
     """
     chain, problems = run.pipeline, []
-    if not chain.steps:
-        raise ConfigError(["stage=pipeline has no pipeline.steps; choose a chain, for instance experiment=r1"])
+    if not chain.chosen:
+        raise ConfigError(["stage=pipeline has no pipeline.steps to run; choose a chain, for instance experiment=r1"])
     seeds = chain.seeds or [run.command.seed]
     steps: list[Step] = []
     for seed in seeds:
         folder = run.directory / f"seed_{seed}" if len(seeds) > 1 else run.directory
         earlier: dict[str, Step] = {}
-        for name, settings in chain.steps.items():
+        broken: set[str] = set()
+        for name, settings in chain.chosen.items():
+            if broken.intersection(_references(settings.set)):
+                # What is wrong is said of the step that it reads.
+                broken.add(name)
+                continue
             try:
                 earlier[name] = _step(name, settings, chain, seed, folder, earlier, compose)
             except ConfigError as error:
+                broken.add(name)
                 problems += [f"pipeline.steps.{name}: {problem}" for problem in error.problems]
         steps += earlier.values()
     if problems:

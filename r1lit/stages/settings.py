@@ -27,6 +27,7 @@ class EvaluationSettings(Settings):
         sources: what to measure on, by name; without any, on the run's own held-out prompts.
         metric: the reward that says whether a completion is right (above one half).
         prompts: at most so many held-out prompts.
+        max_prompt_tokens: longer prompts of ``sources`` are left out, and counted; null: data.max_prompt_tokens.
         k: samples a prompt.
         temperature: 0 is greedy.
         top_p: 1 keeps the whole distribution.
@@ -40,6 +41,7 @@ class EvaluationSettings(Settings):
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
     metric: str = "accuracy"
     prompts: int = Field(500, ge=1)
+    max_prompt_tokens: int | None = Field(None, ge=1)
     k: int = Field(16, ge=1)
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
@@ -75,11 +77,27 @@ class TrainerSettings(Settings):
 
 
 class LoggerSettings(Settings):
-    """Where metrics go beside the run's metrics.jsonl."""
+    """Where metrics go beside the run's metrics.jsonl; all but ``kind`` speak of Weights & Biases.
+
+    Attributes:
+        kind: which logger.
+        mode: ``auto`` is what WANDB_MODE or ``wandb offline`` say; else online where there is a key, and offline.
+        project: the W&B project.
+        entity: the user or team; W&B's default without it.
+        group: runs of one group are shown together.
+        tags: labels of the run.
+        notes: a remark about the run.
+        table_rows: completions sent at a time, in whole groups; all are in ``completions/``.
+    """
 
     kind: Literal["csv", "tensorboard", "wandb", "none"] = "csv"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "r1lit"
+    entity: str | None = None
     group: str | None = None
+    tags: list[str] = Field(default_factory=list)
+    notes: str | None = None
+    table_rows: int = Field(256, ge=1, le=10_000)
 
 
 class CommandSettings(Settings):

@@ -81,9 +81,10 @@ def workbench(run: Run) -> Iterator[Workbench]:
 
 def _prompts(run: Run, tokenizer: PreTrainedTokenizerBase) -> LoadedPrompts:
     measured = run.evaluation.sources if run.evaluates else {}
+    longest = run.evaluation.max_prompt_tokens
     if measured and run.command.stage not in TRAINS_ON_PROMPTS:
-        return load_measured(run.data, tokenizer, _checks(run), measured)
-    return load_prompts(run.data, tokenizer, _checks(run), measured)
+        return load_measured(run.data, tokenizer, _checks(run), measured, longest)
+    return load_prompts(run.data, tokenizer, _checks(run), measured, longest)
 
 
 def _checks(run: Run) -> Sequence[Check]:

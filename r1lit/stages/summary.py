@@ -108,6 +108,7 @@ class Summary:
         self.add(
             steps=len(steps),
             tokens=sum(int(step["num_tokens"]) for step in steps),
+            flops=sum(step.get("perf/flops") or 0.0 for step in steps),
             updates_skipped=sum(step.get("updates_skipped") or 0.0 for step in steps),
             seconds=self.figures.get("seconds", {})
             | {

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import lightning
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder
-from r1lit.settings import ConfigError, UserError
+from r1lit.settings import UserError
+from r1lit.stages.loggers import build_loggers as build_loggers
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of, precision_of
 from r1lit.stages.summary import Summary
@@ -58,45 +59,6 @@ def build_trainer(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    )
-
-
-def build_loggers(run: Run) -> list[Logger]:
-    """The logger that ``logger=`` names, writing into the run's directory.
-
-    Raises:
-        ConfigError: where its package is not installed, or Weights & Biases has no key.
-    """
-    directory, settings = str(run.directory), run.logger
-    kinds: dict[str, Callable[[], list[Logger]]] = {
-        "none": lambda: [],
-        "csv": lambda: [CSVLogger(directory, name="csv")],
-        "tensorboard": lambda: [TensorBoardLogger(directory, name="tensorboard")],
-        "wandb": lambda: [_wandb_logger(run)],
-    }
-    try:
-        return kinds[settings.kind]()
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            [f"logger={settings.kind} needs a package that is not installed ({error.name}): pip install {error.name}"]
-        ) from error
-
-
-def _wandb_logger(run: Run) -> Logger:
-    # Heavy, and asked for by few.
-    import wandb
-
-    # Without a key wandb would ask for one in the middle of the run, and fail where nobody can answer.
-    if wandb.setup().settings.mode not in ("offline", "disabled") and not wandb.login(prompt=False, verify=False):
-        raise ConfigError(
-            [
-                "logger=wandb, but there is no key; set WANDB_API_KEY in the environment, or WANDB_MODE=offline to "
-                "keep the metrics on this disk"
-            ]
-        )
-    settings = run.logger
-    return WandbLogger(
-        save_dir=str(run.directory), project=settings.project, group=settings.group, name=run.directory.name
     )
 
 

@@ -16,7 +16,9 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-_OPENED_THINKING = re.compile(r"<think>\s*\Z")
+OPENED_THINKING = re.compile(r"<think>\s*\Z")
+"""At the end of a prompt: the reasoning that a chat template opens for the answer."""
+
 # Qwen and others leave <tool_call> and the like unmarked, though they steer the model as special tokens do; and a
 # phrase that is one token is there for a template.
 _CONTROL = re.compile(r"<[^<>\s]+>|.*\S\s+\S.*", re.DOTALL)
@@ -43,8 +45,8 @@ class PromptEncoder:
         guarded = {*TAGS, *tokenizer.all_special_tokens, *control}
         known = {text: tokenizer.convert_tokens_to_ids(text) for text in guarded}
         self._guarded_ids = {n: text for text, n in known.items() if n is not None and n != tokenizer.unk_token_id}
-        self._guarded = _any_of(guarded)
-        self._matched = _any_of({*added, *self._guarded_ids.values()})
+        self._guarded = any_of(guarded)
+        self._matched = any_of({*added, *self._guarded_ids.values()})
         self._bos = self._leading_bos()
         self._begins_with_space = self._ids("\na") != self._ids("\n") + self._ids("a")
 
@@ -74,7 +76,7 @@ class PromptEncoder:
             ids = [self._bos, *ids]
         if not ids:
             raise ValueError(f"the prompt {raw!r} has no tokens under the template {self.template!r}")
-        opened = _OPENED_THINKING.search(rendered)
+        opened = OPENED_THINKING.search(rendered)
         return tuple(ids), opened[0] if opened else ""
 
     def _stand_ins(self, texts: Iterable[str]) -> dict[str, str]:
@@ -173,7 +175,8 @@ def check_messages(raw: Any) -> Sequence[Mapping[str, Any]]:
     return raw
 
 
-def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern for any of the texts; an empty one where there is none."""
     # Where one token's text begins another's, tokenizers match the longest.
     longest_first = sorted(filter(None, texts), key=lambda text: (-len(text), text))
     return re.compile("|".join(map(re.escape, longest_first)))

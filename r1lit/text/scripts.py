@@ -125,8 +125,8 @@ def _within(script: str, char: str) -> bool:
     return any(first <= ord(char) <= last for first, last in _BLOCKS[script])
 
 
-def _letters(scripts: Iterable[str]) -> str:
-    """The letters and marks of some scripts, as the inside of a character class."""
+def letters(scripts: Iterable[str]) -> str:
+    """The letters and marks of some scripts, as the inside of a character class of `re`."""
     parts = []
     for script in scripts:
         for first, last in _BLOCKS[script]:
@@ -172,13 +172,13 @@ _REMOVED = [
 ]
 
 _RUNS = [*UNITS, *(name for name in _BLOCKS if name not in {"han", *UNITS, *CASED})]
-_LETTER, _INNER = _letters(CASED), _letters(CASED) + _MARKS
+_LETTER, _INNER = letters(CASED), letters(CASED) + _MARKS
 _TOKENS = re.compile(
     "|".join(
         [
             rf"(?P<cased>[{_LETTER}][{_INNER}]*(?:['’ʼ][{_INNER}]+)*)",
-            rf"(?P<han>[{_letters(['han'])}])",
-            *(rf"(?P<{name}>[{_letters([name])}][{_letters([name])}{_MARKS}{_JOINERS}]*)" for name in _RUNS),
+            rf"(?P<han>[{letters(['han'])}])",
+            *(rf"(?P<{name}>[{letters([name])}][{letters([name])}{_MARKS}{_JOINERS}]*)" for name in _RUNS),
             r"(?P<other>[^\W\d_]+)",
             r"(?P<stop>[.!?。！？।॥؟…\n])",
             r"(?P<pause>[,;:、，；：،؛()\[\]{}<>\"“”„«»「」『』《》—–|])",

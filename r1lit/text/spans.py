@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from r1lit.text.detectors import LANGUAGES, detect_span
 from r1lit.text.function_words import speaking_for
 from r1lit.text.scripts import CASED, Word
 
-SWITCH = (2.0, 1.0, 0.5)
+SWITCH = (1.2, 0.8, 0.5)
 """What a change of language costs, in small words that speak for it: within a clause, between clauses, sentences."""
 
 CLEAR, CERTAIN = 0.6, 0.9
 """The probability from which a detector's verdict counts, on a clause that holds a small word of its language and on
 one that does not: a sentence has small words."""
+
+FEWEST, LEAST = 4, 0.1
+"""The words, and the share of all words, that clauses must have together for the detector alone to bring a language
+in: of many clauses without small words it misjudges a few."""
 
 
 class SharedScript:
@@ -38,6 +43,7 @@ class SharedScript:
         self._table = speaking_for(script)
         self._places = [place for place, word in enumerate(found) if word.script == script]
         self._spoken = {place: self._languages_of(found[place].text) for place in self._places}
+        self._foreign = self._foreign_sentences()
         clauses = list(self._split())
         self._strays = [clause for clause in clauses if self._is_stray(clause)]
         self._clauses = [clause for clause in clauses if not self._is_stray(clause)]
@@ -77,14 +83,19 @@ class SharedScript:
         if clause:
             yield clause
 
+    def _foreign_sentences(self) -> set[int]:
+        """The places of this script's words in sentences that are mostly in another."""
+        sentences = list(accumulate(word.gap == 2 for word in self._found))
+        excess: Counter[int] = Counter()
+        for sentence, word in zip(sentences, self._found, strict=True):
+            # A letter alone is a variable in any script.
+            if not (word.script in CASED and len(word.text) == 1):
+                excess[sentence] += -word.count if word.script == self._script else word.count
+        return {place for place in self._places if excess[sentences[place]] > 0}
+
     def _is_stray(self, clause: Sequence[int]) -> bool:
         """True for a few words in a sentence of another script, none of which speaks for a language."""
-        if len(clause) > 3 or any(self._spoken[place] for place in clause):
-            return False
-        found, first, last = self._found, clause[0], clause[-1]
-        after_other = first > 0 and found[first].gap < 2 and found[first - 1].script != self._script
-        before_other = last + 1 < len(found) and found[last + 1].gap < 2 and found[last + 1].script != self._script
-        return after_other or before_other
+        return len(clause) <= 3 and clause[0] in self._foreign and not any(self._spoken[place] for place in clause)
 
     def _candidates(self) -> list[str]:
         """The languages that this text may hold, the likeliest first; never empty."""
@@ -99,6 +110,8 @@ class SharedScript:
             chosen.append(best)
             # What one language explains speaks for no other.
             speaking = [(text, languages) for text, languages in speaking if best not in languages]
+        if any(self._expected in languages for _, languages in speaking):
+            chosen.append(self._expected)
         chosen += self._detected(chosen)
         return chosen or [self._expected or LANGUAGES[self._script][0]]
 
@@ -108,8 +121,10 @@ class SharedScript:
         close = [language for language, count in votes.items() if count >= 0.9 * max(votes.values())]
         if self._expected in close:
             return self._expected
-        likely = self._detect([place for clause in self._clauses for place in clause]) if len(close) > 1 else {}
-        return max(close, key=lambda language: (likely.get(language, 0.0), votes[language], language))
+        places = [place for clause in self._clauses for place in clause]
+        likely = self._detect(places) if len(close) > 1 and self._is_long(places) else {}
+        rank = LANGUAGES[self._script].index
+        return max(close, key=lambda language: (likely.get(language, 0.0), votes[language], -rank(language)))
 
     def _detected(self, chosen: Sequence[str]) -> list[str]:
         """The languages that the detector finds in clauses where no small word speaks for one of the chosen."""
@@ -121,10 +136,11 @@ class SharedScript:
         for clause in filter(self._is_long, mute):
             likely = self._detect(clause)
             best = max(likely, key=lambda language: likely[language], default="")
-            heard = not chosen or any(best in self._spoken[place] for place in clause)
+            heard = any(best in self._spoken[place] for place in clause) or (not chosen and len(clause) > 2)
             if best and best not in chosen and likely[best] >= (CLEAR if heard else CERTAIN):
                 weights[best] += len(clause)
-        return [language for language, weight in weights.most_common() if weight >= min(total, max(5, 0.1 * total))]
+        enough = min(total, max(FEWEST, LEAST * total))
+        return [language for language, weight in weights.most_common() if weight >= enough]
 
     def _path(self, candidates: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Place and language along the best path (Viterbi's algorithm; a change costs the same between any two)."""

@@ -71,3 +71,17 @@ def test_settings_reach_their_sections():
     assert run.rewards["overlong"].weight == 0.5
     assert run.rewards["overlong"].keywords["max_tokens"] == 40
     assert run.evaluation.max_tokens == 40
+
+
+def test_the_tiny_student_is_held_and_trained_as_tiny_is():
+    student, tiny = compose("model=tiny_student"), compose("model=tiny")
+    assert (student.model.path, tiny.model.path) == ("tiny-student", "tiny")
+    assert student.model.model_copy(update={"path": "tiny"}) == tiny.model
+    for section in ("data", "algorithm", "rollout", "optimizer", "evaluation"):
+        assert getattr(student, section) == getattr(tiny, section), section
+
+
+def test_measures_of_talk_weigh_nothing_and_tasks_may_have_a_form_of_their_own():
+    run = compose("reward=[accuracy,format,fact,helpful,harmless]", "++reward.format.by_task={general: plain}")
+    assert {run.rewards[name].weight for name in ("fact", "helpful", "harmless")} == {0.0}
+    assert run.rewards["format"].keywords["by_task"] == {"general": "plain"}

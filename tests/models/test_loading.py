@@ -20,7 +20,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from r1lit.models.loading import ModelSettings, clone_frozen, copy_weights, load_policy, save_model, stop_ids
+from r1lit.models.loading import (
+    ModelSettings,
+    clone_frozen,
+    copy_weights,
+    load_policy,
+    path_problem,
+    save_model,
+    stop_ids,
+)
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 

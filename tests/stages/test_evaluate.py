@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,43 @@ def test_a_row_a_sample():
         "correct": True,
         "truncated": True,
         "length": 1,
+        "rewards": {},
     }
+
+
+def talked(task: str, texts: list[str], language: str = "en", applies: bool = False, **rewards: list[float]) -> Judged:
+    prompt = Prompt(ids=(5,), raw="q", columns={"task": task, "language": language})
+    group = Group(prompt, [[7]] * len(texts), texts, [False] * len(texts))
+    none = [False] * len(texts)
+    return Judged(group, none, none, unjudged=0, applies=applies, rewards=rewards)
+
+
+def test_prompts_that_the_metric_is_not_for_count_in_other_measures_alone():
+    nan = float("nan")
+    figures = summarize(
+        [
+            judged("sums", ["5", "7"], "10", "11"),
+            talked("general", ["Just do it.", "Wash it."], helpful=[0.0, 1.0], fact=[nan, nan]),
+            talked("general", ["No.", "Wash it."], helpful=[1.0, 1.0], fact=[nan, nan]),
+        ]
+    )
+    assert figures["pass@1"] == 0.5 and figures["by_task"]["sums"]["pass@1"] == 0.5
+    assert "pass@1" not in figures["by_task"]["general"] and "cons@2" not in figures["by_task"]["general"]
+    assert figures["rewards"] == {"helpful": 0.75}, "a reward that gave nothing has no mean"
+    assert figures["thinking"] == pytest.approx(2 / 6) and figures["by_task"]["general"]["thinking"] == 0.0
+    assert figures["by_task"]["general"]["language"] is None, "there is no reasoning to be in any language"
+    assert figures["by_task"]["general"]["prompts"] == 2 and figures["unjudged"] == 0
+    json.dumps(figures, allow_nan=False)
+
+
+def test_reasoning_is_measured_by_its_language_and_by_its_second_thoughts():
+    english, chinese = "plus four is eleven", "加四得十一，等等，再算"
+    texts = [f"<think> {english} </think> <answer> 11 </answer>", f"<think> {chinese} </think> <answer> 11 </answer>"]
+    figures = summarize([talked("sums", texts)])
+    assert figures["language"] == 0.5
+    assert figures["reflection"] == 1.0, "two in the second, none in the first"
+    (row, _) = rows([talked("sums", texts, consistent=[1.0, float("nan")])])
+    assert row["rewards"] == {"consistent": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +192,13 @@ def test_what_no_reward_judged_is_counted_and_format_needs_no_reward(bench):
     assert 0 < others < 12
     with RewardPool({name: RewardSettings.model_validate(spec) for name, spec in rewards.items()}) as pool:
         figures = summarize(evaluate(bench.sampler, pool, prompts, settings(), seed=0))
-    assert figures["unjudged"] == 3 * others
-    assert figures["by_task"]["chain_sum"]["pass@1"] == 0.0
+    assert figures["unjudged"] == 0, "the reward is not for the other prompts"
+    assert "pass@1" in figures["by_task"]["arithmetic"] and "pass@1" not in figures["by_task"]["chain_sum"]
     assert 0.2 < figures["format"] <= 1.0
+
+
+def test_a_prompt_without_a_gold_answer_is_counted_as_not_judged(bench):
+    known, other = bench.prompts.validation[:2]
+    unknown = replace(other, columns={**other.columns, "answer": None})
+    figures = summarize(evaluate(bench.sampler, bench.rewards, [known, unknown], settings(), seed=0))
+    assert figures["unjudged"] == 3 and figures["prompts"] == 2

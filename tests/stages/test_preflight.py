@@ -105,7 +105,7 @@ def test_the_advice_fits_the_cause(bench, plugins):
 
 def test_the_memory_is_that_of_a_count_by_hand(bench):
     """Weights, gradients, two moments and a reference of float32, and what 32 rows keep for the backward pass."""
-    parameters = sum(tensor.numel() for tensor in bench.policy.state_dict().values())
+    parameters = bench.policy.num_parameters()
     config = bench.policy.config
     tokens = 22 + 64
     kept = 4 * 32 * tokens * config.hidden_size * config.num_hidden_layers

@@ -88,7 +88,7 @@ def test_all_mistakes_come_at_once(composed):
         ({"reward.accuracy": 5}, "set one of its keys: reward.accuracy.weight=5"),
         ({"reward.accuracy._target_": "accuracy"}, "write module.function"),
         ({"data.path": None, "data.sources": {}}, "set data.path=FILE.jsonl or choose data=tiny"),
-        ({"data.validation": 0}, "set data.validation_path or evaluation.sources, or evaluation.enabled=false evaluation.every=0"),
+        ({"data.validation": 0}, "or evaluation.sources, or evaluation.enabled=false evaluation.every=0"),
         ({"stage": "evaluate", "data.validation": 0}, "set it above 0, or set data.validation_path"),
         ({"stage": "evaluate", "resume": "runs/x"}, "drop resume, and set model.path=runs/x/model"),
         ({"stage": "try_reward"}, "stage=try_reward judges written cases; set data.path=CASES.jsonl"),

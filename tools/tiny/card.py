@@ -32,10 +32,10 @@ SHARES = {
 }
 
 PURPOSES = {
-    "tiny": "It is small enough that reinforcement learning takes minutes on two CPU cores, and imperfect enough to "
-    "learn\nsomething.",
-    "tiny-student": "It is there for the larger tiny model to be distilled into: the same corpus and tokenizer, in "
-    "less room.",
+    "tiny": "It is small enough that reinforcement learning on it takes minutes on two\n"
+    "CPU cores, and imperfect enough to learn something.",
+    "tiny-student": "It is there for the larger tiny model to be distilled into: the same corpus\n"
+    "and tokenizer in less room, and trained for fewer steps, since with as many it came close to the larger one.",
 }
 
 TEMPLATE = """---

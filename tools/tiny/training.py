@@ -26,10 +26,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Size:
-    """The widths of a model's layers and of their feed-forward parts."""
+    """The widths of a model's layers and of their feed-forward parts, and how many steps it is trained for."""
 
     hidden: int
     ffn: int
+    steps: int
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, max_length: int, size: Size) -> LlamaForCausalLM:

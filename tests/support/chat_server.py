@@ -30,7 +30,8 @@ class Said:
     ):
         usage = {"prompt_tokens": 100, "completion_tokens": 10} if usage == "default" else usage
         reply = {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
-        self.body = json.dumps(reply | ({"usage": usage} if usage is not None else {})).encode() if body is None else body
+        counted = {} if usage is None else {"usage": usage}
+        self.body = json.dumps(reply | counted).encode() if body is None else body
         self.status, self.headers, self.sleep, self.drip = status, headers or {}, sleep, drip
 
 
