@@ -10,7 +10,7 @@ from typing import Any
 HIDDEN = "***"
 
 _NAME = re.compile(
-    r"(?i)(^|[_.-])((api|access|secret|private)_?key|auth|authorization|cookie|credentials?|passw(or)?d|secret|token)$"
+    r"(?i)(^|[_.+~-])((api|access|secret|private)_?key|auth|authorization|cookie|credentials?|passw(or)?d|secret|token)$"
 )
 _VARIABLE = re.compile(r"(?i)(key|token|secret|passw(or)?d|credentials?)$")
 _SHAPE = re.compile(r"\b(?:sk-|hf_|gh[pousr]_|xox[bp]-|wandb_v\d+_)[\w-]{16,}|(?<=://)[^/@\s]+(?=@)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,22 @@ def storing(path: Path, then: str = "") -> Iterator[None]:
         place = getattr(error, "filename", None) or path
         steps = "; ".join(step for step in (REMEDIES[number], then) if step)
         raise StorageError(f"{place} could not be written ({errno.errorcode[number]}: {error}); {steps}") from error
+
+
+@contextmanager
+def replacing(path: Path, then: str = "") -> Iterator[Path]:
+    """Write a file whole or not at all: gives another name to write to, which becomes ``path`` at the end.
+
+    Raises:
+        StorageError: as `storing` does; what was there before is still there.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with storing(path, then):
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _number(error: SafetensorError) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -132,9 +133,10 @@ class WandbRun(Logger):
         import wandb
         from wandb.errors import CommError
 
-        # wandb prints a chart of every metric at the end otherwise, and waits for the network for ever.
-        seconds = os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
-        settings = wandb.Settings(quiet=True, finish_timeout=float(seconds))
+        # Otherwise wandb prints a chart of every metric at the end, waits for the network for ever, and has all that is
+        # printed pass through it, which fails when wandb does.
+        seconds = float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_SECONDS))
+        settings = wandb.Settings(quiet=True, finish_timeout=seconds, console="off")
         asked = self._place() | {"dir": str(self.directory), "resume": "allow", "settings": settings}
         asked["config"] = without_secrets(self.config)
         with _typed_without_secrets():
@@ -142,16 +144,16 @@ class WandbRun(Logger):
                 return wandb.init(**asked, mode=self.mode)
             except CommError as error:
                 self.say(f"W&B cannot be reached ({str(error).splitlines()[0]}); this run is kept on this disk")
+                # Its process would take the run for one that is under way.
+                wandb.teardown()
                 return wandb.init(**asked, mode="offline")
 
     def _place(self) -> dict[str, Any]:
         """Which run it is, and of what project: in a sweep the agent has chosen both."""
         if os.environ.get("WANDB_SWEEP_ID"):
             return {name: value for name, value in self.options.items() if name not in ("project", "entity")}
-        from wandb.util import generate_id
-
         # Kept here, for a run that begins online may have to go on offline.
-        return self.options | {"id": self.version or os.environ.get("WANDB_RUN_ID") or generate_id()}
+        return self.options | {"id": self.version or os.environ.get("WANDB_RUN_ID") or uuid4().hex[:8]}
 
     def _kept(self) -> int | None:
         return None if self.version is None else last_step(self.directory, self.version)

@@ -19,6 +19,9 @@ CHOICES = "choices"
 _PLACE = re.compile(r"\{\{([^{}]*)\}\}|\{([^\W\d][\w .-]*)\}")
 
 
+_LITERAL = "; where ask means the braces themselves, double them"
+
+
 class UnusableRowError(ValueError):
     """A row from which no prompt can be made.
 
@@ -102,7 +105,7 @@ def filled(text: str, columns: Mapping[str, Any]) -> str:
     >>> filled(r"{problem} Put it in \boxed{}, as in {{it}}.", {"problem": "What is {it}?"})
     'What is {it}? Put it in \\boxed{}, as in {it}.'
     """
-    return _PLACE.sub(lambda found: _text(columns, found[2]) if found[2] else f"{{{found[1]}}}", text)
+    return _PLACE.sub(lambda found: _text(columns, found[2], _LITERAL) if found[2] else f"{{{found[1]}}}", text)
 
 
 def first_filled(texts: Sequence[str], columns: Mapping[str, Any]) -> str:
@@ -116,7 +119,7 @@ def first_filled(texts: Sequence[str], columns: Mapping[str, Any]) -> str:
     """
     empty = ""
     for text in texts:
-        empty = next((name for name in places(text) if not _text(columns, name).strip()), "")
+        empty = next((name for name in places(text) if not _text(columns, name, _LITERAL).strip()), "")
         if not empty:
             return filled(text, columns)
     raise UnusableRowError("empty column", f"{empty} is empty, and ask={texts[-1][:60]!r} needs it")
@@ -179,8 +182,8 @@ def _place(columns: Mapping[str, Any], name: str, count: int) -> int:
     return place
 
 
-def _text(columns: Mapping[str, Any], name: str) -> str:
-    return _as_text(name, _column(columns, name))
+def _text(columns: Mapping[str, Any], name: str, remedy: str = "") -> str:
+    return _as_text(name, _column(columns, name, remedy))
 
 
 def _as_text(name: str, value: Any) -> str:
@@ -191,13 +194,10 @@ def _as_text(name: str, value: Any) -> str:
     return str(value)
 
 
-def _column(columns: Mapping[str, Any], name: str) -> Any:
+def _column(columns: Mapping[str, Any], name: str, remedy: str = "") -> Any:
     if name not in columns:
-        raise UnusableRowError(
-            "missing column",
-            f"no column {name}, which is asked for; the row has {', '.join(columns) or 'no columns'}; write "
-            f"{{{{{name}}}}} where the braces themselves are meant",
-        )
+        has = ", ".join(columns) or "no columns"
+        raise UnusableRowError("missing column", f"no column {name}, which is asked for; the row has {has}{remedy}")
     return columns[name]
 
 

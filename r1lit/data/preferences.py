@@ -95,6 +95,26 @@ def length_figures(pairs: Sequence[Judgement]) -> dict[str, float]:
     }
 
 
+def label_lengths(points: Sequence[Judgement]) -> dict[str, float]:
+    """How long good and bad replies are, in tokens, and the share of good ones; a side that is empty is left out.
+
+    >>> label_lengths([Judgement(((1,),), (8,), 1.0), Judgement(((2,),), (4,), 1.0), Judgement(((3,),), (2,), 0.0)])
+    {'mean_good_length': 6.0, 'mean_bad_length': 2.0, 'good': 0.6666666666666666}
+    """
+    good = [point.lengths[0] for point in points if point.target > 0.5]
+    bad = [point.lengths[0] for point in points if point.target <= 0.5]
+    sides = {"mean_good_length": good, "mean_bad_length": bad}
+    means = {name: sum(lengths) / len(lengths) for name, lengths in sides.items() if lengths}
+    return means | {"good": len(good) / len(points)}
+
+
+LENGTHS: Mapping[str, Callable[[Sequence[Judgement]], dict[str, float]]] = {
+    "pairwise": length_figures,
+    "pointwise": label_lengths,
+}
+"""How long replies are, by the kind of reward model."""
+
+
 def balanced(pairs: Sequence[Judgement], seed: int) -> list[Judgement]:
     """The pairs without some whose lengths give the choice away, drawn from the seed: among pairs whose lengths differ
     alike (to a factor of two), the longer reply is then chosen as often as the shorter one; the order stays."""

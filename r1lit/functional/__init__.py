@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from r1lit.functional.advantages import group_advantages, has_variance
 from r1lit.functional.intervals import seeds_interval
-from r1lit.functional.logprobs import entropy, head_logprobs, token_logprobs
+from r1lit.functional.logprobs import entropy, head_logprobs, head_predictions, token_logprobs
 from r1lit.functional.pass_at_k import Interval, majority_vote, mean_interval, pass_at_k
 from r1lit.functional.policy_loss import (
     Metrics,
@@ -20,11 +20,12 @@ from r1lit.functional.preference_loss import (
     brier_score,
     calibration_error,
     correlation,
-    pairwise_accuracy,
+    pairwise_correct,
     pairwise_loss,
-    pointwise_accuracy,
+    pointwise_correct,
     pointwise_loss,
 )
+from r1lit.functional.supervised_loss import supervised_loss
 from r1lit.functional.token_loss import token_weights
 
 __all__ = [
@@ -40,18 +41,20 @@ __all__ = [
     "group_advantages",
     "has_variance",
     "head_logprobs",
+    "head_predictions",
     "importance_ratio",
     "kl_estimate",
     "majority_vote",
     "mean_interval",
-    "pairwise_accuracy",
+    "pairwise_correct",
     "pairwise_loss",
     "pass_at_k",
-    "pointwise_accuracy",
+    "pointwise_correct",
     "pointwise_loss",
     "policy_loss",
     "sapo",
     "seeds_interval",
+    "supervised_loss",
     "token_logprobs",
     "token_weights",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,16 +62,50 @@ def head_logprobs(
     Raises:
         ValueError: where the temperature is not above 0, or chunk below 1.
     """
+
+    def read(every: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        return _gather(every, ids), _entropy(every.detach())
+
+    return _over_rows(read, hidden, head_weight, ids, bias, temperature, softcap, chunk)
+
+
+def head_predictions(
+    hidden: Tensor,
+    head_weight: Tensor,
+    ids: Tensor,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `head_logprobs` at temperature 1, and bool [M], True where the token is the likeliest of all."""
+
+    def read(every: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        return _gather(every, ids), _entropy(every.detach()), every.detach().argmax(-1) == ids
+
+    return _over_rows(read, hidden, head_weight, ids, bias, 1.0, softcap, chunk)
+
+
+def _over_rows(
+    read: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    hidden: Tensor,
+    head_weight: Tensor,
+    ids: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    chunk: int | None,
+) -> tuple[Tensor, ...]:
+    """What ``read`` takes from log-probabilities [m, V] and ids [m], chunk by chunk; each of it is [M]."""
     chunk = max(1, CHUNK_LOGITS // head_weight.shape[0]) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk={chunk}, but a chunk holds at least one row; pass chunk >= 1")
 
-    def rows(hidden: Tensor, head_weight: Tensor, bias: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def rows(hidden: Tensor, head_weight: Tensor, bias: Tensor | None, ids: Tensor) -> tuple[Tensor, ...]:
         logits = F.linear(hidden, head_weight, bias)
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
-        every = _log_softmax(logits, temperature)
-        return _gather(every, ids), _entropy(every.detach())
+        return read(_log_softmax(logits, temperature), ids)
 
     if len(hidden) <= chunk:
         return rows(hidden, head_weight, bias, ids)
@@ -80,8 +116,7 @@ def head_logprobs(
         done = [checkpoint(rows, piece, head_weight, bias, some, **options) for piece, some in pieces]
     else:
         done = [rows(piece, head_weight, bias, some) for piece, some in pieces]
-    logprobs, entropies = zip(*done, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
+    return tuple(torch.cat(parts) for parts in zip(*done, strict=True))
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

@@ -31,20 +31,20 @@ def pointwise_loss(scores: Tensor, labels: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(scores, labels, reduction="none")
 
 
-def pairwise_accuracy(chosen: Tensor, rejected: Tensor) -> float:
-    """Share of pairs whose chosen reply scores higher; equal scores decide nothing and count as wrong.
+def pairwise_correct(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """bool [P], True where the chosen reply scores higher; equal scores decide nothing and count as wrong.
 
     Shapes: [P] both.
     """
-    return (chosen > rejected).double().mean().item()
+    return chosen > rejected
 
 
-def pointwise_accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Share of rows whose score has the sign that their label, rounded, asks for; a score of 0 counts as wrong.
+def pointwise_correct(scores: Tensor, labels: Tensor) -> Tensor:
+    """bool [N], True where a score has the sign that its label, rounded, asks for; a score of 0 counts as wrong.
 
     Shapes: [N] both.
     """
-    return torch.where(labels > 0.5, scores > 0, scores < 0).double().mean().item()
+    return torch.where(labels > 0.5, scores > 0, scores < 0)
 
 
 def calibration_error(probabilities: Tensor, outcomes: Tensor, bins: int = 10) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from r1lit.functional.logprobs import head_logprobs
+from r1lit.functional.logprobs import head_logprobs, head_predictions
 
 _PROBE_TOKENS = 8
 
@@ -39,18 +39,42 @@ def completion_logprobs(
     Raises:
         ValueError: where the model makes its logits in a way that is not known.
     """
-    head = head_of(model)
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1][target_mask]
-    output = model.get_output_embeddings()
-    logprobs, entropy = head_logprobs(
-        hidden * head.scale if head.scale != 1 else hidden,
-        output.weight,
-        input_ids[:, 1:][target_mask],
-        bias=getattr(output, "bias", None),
-        temperature=temperature,
-        softcap=head.softcap,
-    )
+    head, inputs = _head_inputs(model, input_ids, target_mask)
+    logprobs, entropy = head_logprobs(**inputs, temperature=temperature, softcap=head.softcap)
     return _grid(logprobs, completion_mask), _grid(entropy, completion_mask)
+
+
+def target_predictions(
+    model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, position_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of each target, the entropy of what it was predicted by, and whether it was the likeliest token.
+
+    Rows are padded on the right, as for `completion_logprobs`; where positions restart within a row the model keeps
+    what lies between apart (see `r1lit.models.packing`).
+
+    Shapes: input_ids and position_ids int64 [n, L], target_mask bool [n, L - 1] (True where the next token is a
+    target), M of them True; [M] float, [M] float and [M] bool, row by row.
+
+    Raises:
+        ValueError: where the model makes its logits in a way that is not known.
+    """
+    head, inputs = _head_inputs(model, input_ids, target_mask, position_ids)
+    return head_predictions(**inputs, softcap=head.softcap)
+
+
+def _head_inputs(
+    model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, position_ids: Tensor | None = None
+) -> tuple[Head, dict[str, Tensor | None]]:
+    """How the model makes logits, and of what it makes those before the targets."""
+    head, output = head_of(model), model.get_output_embeddings()
+    placed = {} if position_ids is None else {"position_ids": position_ids}
+    hidden = model.base_model(input_ids=input_ids, use_cache=False, **placed).last_hidden_state[:, :-1][target_mask]
+    return head, {
+        "hidden": hidden * head.scale if head.scale != 1 else hidden,
+        "head_weight": output.weight,
+        "ids": input_ids[:, 1:][target_mask],
+        "bias": getattr(output, "bias", None),
+    }
 
 
 def _grid(values: Tensor, mask: Tensor) -> Tensor:

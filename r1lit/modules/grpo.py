@@ -18,8 +18,8 @@ from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
+from r1lit.modules.update import Updates
 from r1lit.rollout.sampler import Sampler
-from r1lit.settings import UserError
 from r1lit.types import Group, Minibatch, Prompt, Rollout, Sampling, Scored
 
 
@@ -30,10 +30,6 @@ class Rewards(Protocol):
     def submit(self, index: int, group: Group) -> None: ...
 
     def gather(self, rollout: Rollout, progress: float = 1.0) -> Scored: ...
-
-
-class TrainingDivergedError(UserError):
-    """Too many updates in a row had a loss or a gradient that is not finite."""
 
 
 class GRPO(lightning.LightningModule):
@@ -71,7 +67,7 @@ class GRPO(lightning.LightningModule):
         self.timer = PhaseTimer()
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
-        self.updates_skipped = self.skipped_in_a_row = 0
+        self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm")
 
     def on_train_start(self) -> None:
         # transformers loads models in evaluation mode, in which they would not checkpoint their activations.
@@ -94,7 +90,8 @@ class GRPO(lightning.LightningModule):
         scored = self.sample(step, prompts)
         metrics = rollout_metrics(scored)
         self.experience = self.annotate(scored, self.trained_groups(scored, len(prompts)))
-        means, self.updates_skipped = Means(), 0
+        means = Means()
+        self.updates.reset()
         for minibatch in self.experience.minibatches(
             self.algorithm.minibatches,
             self.algorithm.epochs,
@@ -108,7 +105,7 @@ class GRPO(lightning.LightningModule):
             if self.reference is not None and self._refresh_due(step):
                 copy_weights(self.policy, self.reference)
             self.sampler.load_weights(self.policy)
-            metrics |= means.read() | {"updates_skipped": float(self.updates_skipped), "perf/flops": self.flops()}
+            metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
         self.metrics = metrics | self.timer.pop()
 
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
@@ -181,25 +178,8 @@ class GRPO(lightning.LightningModule):
 
     def update(self, minibatch: Minibatch, means: Means) -> None:
         """One optimiser step on a minibatch, in micro-batches; skipped where loss or gradient is not finite."""
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        optimizer.zero_grad()
-        losses = []
-        for part in split(minibatch, self.algorithm.micro_batch_rows):
-            loss, sums = self.loss(part)
-            self.manual_backward(loss)
-            losses.append(loss.detach())
-            means.add(sums)
-        loss, bound = torch.stack(losses).sum(), self.algorithm.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), bound)
-        finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
-        means.add({"lr": (optimizer.param_groups[0]["lr"], 1.0)})
-        if not finite:
-            self.skip_update(loss, norm)
-            return
-        self.skipped_in_a_row = 0
-        optimizer.step()
-        schedule.step()
-        means.add({"loss": (loss, 1.0), "grad_norm": (norm, 1.0)})
+        parts = map(self.loss, split(minibatch, self.algorithm.micro_batch_rows))
+        self.updates.take(self, self.policy, parts, means)
 
     def loss(self, part: Minibatch) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
@@ -216,21 +196,6 @@ class GRPO(lightning.LightningModule):
             self.algorithm.objective,
         )
         return loss, sums | {"entropy": (entropy.sum(), part.completion_mask.sum())}
-
-    def skip_update(self, loss: Tensor, norm: Tensor) -> None:
-        """Count an update that must not reach the weights.
-
-        Raises:
-            TrainingDivergedError: after ``max_skipped_updates`` in a row.
-        """
-        self.updates_skipped += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= self.algorithm.max_skipped_updates:
-            raise TrainingDivergedError(
-                f"{self.skipped_in_a_row} updates in a row had a loss ({loss.item()}) or a gradient norm "
-                f"({norm.item()}) that is not finite, and were skipped; lower optimizer.lr, set "
-                "algorithm.max_grad_norm, or train in a wider trainer.precision. The last checkpoint is sound."
-            )
 
     def varied(self, scored: Scored) -> Tensor:
         """bool [B], True where the group's completions did not all get the same reward."""

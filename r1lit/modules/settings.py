@@ -178,17 +178,22 @@ class RewardModelSettings(Settings):
     Attributes:
         kind: ``pairwise``, Bradley-Terry over chosen and rejected replies; ``pointwise``, one label a reply.
         part: what of a reply it sees: its final ``answer``, or the whole ``response``, reasoning included.
+        balance_lengths: leave out pairs until the longer reply is chosen as often as the shorter one.
+        head_std: the fresh head is drawn with this standard deviation; 0 begins with a score of 0 for everything.
         epochs: passes over the data.
         steps: updates; it wins over ``epochs``.
         batch_size: pairs or labelled replies an update.
-        micro_batch_rows: rows a forward and backward pass holds at once; it changes memory, never the gradient.
-        max_tokens: longer rows are left out, and counted.
+        micro_batch_rows: replies a forward and backward pass holds at once, one pair at least; it changes memory,
+            never the gradient.
+        max_tokens: longer rows, prompt and reply together, are left out, and counted.
         max_grad_norm: clip the gradient's norm to this; 0 does not clip.
         max_skipped_updates: stop the run after so many updates in a row with a loss or gradient that is not finite.
     """
 
     kind: Literal["pairwise", "pointwise"] = "pairwise"
     part: Literal["answer", "response"] = "answer"
+    balance_lengths: bool = False
+    head_std: float = Field(0.02, ge=0)
     epochs: int = Field(1, ge=1)
     steps: int | None = Field(None, ge=1)
     batch_size: int = Field(256, ge=1)
@@ -196,3 +201,20 @@ class RewardModelSettings(Settings):
     max_tokens: int = Field(8192, ge=2)
     max_grad_norm: float = Field(1.0, ge=0)
     max_skipped_updates: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _balances_pairs(self) -> RewardModelSettings:
+        if self.balance_lengths and self.kind != "pairwise":
+            raise ValueError(
+                f"reward_model.balance_lengths=true, but reward_model.kind={self.kind} has no pairs whose lengths "
+                "could be compared; set balance_lengths=false"
+            )
+        return self
+
+    def updates(self, rows: int) -> int:
+        """How many updates a run over so many pairs or labelled replies makes.
+
+        >>> RewardModelSettings(batch_size=32, epochs=2).updates(100), RewardModelSettings(steps=5).updates(100)
+        (7, 5)
+        """
+        return self.steps or -(-self.epochs * rows // self.batch_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from r1lit.callbacks.storage import storing
+from r1lit.callbacks.storage import replacing
 from r1lit.functional import seeds_interval
 
 Cell = tuple[float, tuple[float, float] | None]
@@ -173,23 +172,14 @@ def write(results: Results, verdicts: Sequence[Verdict]) -> None:
         for model in results.models
     }
     text = json.dumps({"models": rows, "claims": [asdict(one) for one in verdicts]}, indent=2, ensure_ascii=False)
-    _replace(results.directory / "table.json", lambda part: part.write_text(text + "\n"))
-    picture = draw(results)
-    _replace(results.directory / "table.png", lambda part: picture.savefig(part, format="png"))
+    with replacing(results.directory / "table.json") as part:
+        part.write_text(text + "\n")
+    with replacing(results.directory / "table.png") as part:
+        draw(results).savefig(part, format="png")
 
 
 def _plain(cell: Cell | None) -> Mapping[str, Any] | None:
     return None if cell is None else {"mean": cell[0], "ci95": cell[1]}
-
-
-def _replace(path: Path, write_to: Callable[[Path], object]) -> None:
-    part = path.with_suffix(".part")
-    with storing(path):
-        try:
-            write_to(part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def draw(results: Results) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from r1lit.callbacks.recorder import read_metrics
-from r1lit.callbacks.storage import storing
+from r1lit.callbacks.storage import replacing
 
 
 def draw(directory: Path) -> Path | None:
-    """Draw accuracy and response length against steps into ``progress.png``; None where no step was recorded.
+    """Draw accuracy and response length against steps into ``progress.png``; None where no step sampled anything.
 
     Raises:
         StorageError: where there is no room for it; no half a picture is left.
     """
     steps = read_metrics(directory / "metrics.jsonl")
-    if not steps:
+    if not any("completions/mean_length" in step for step in steps):
         return None
     summary = json.loads((directory / "summary.json").read_text())
     metric = summary.get("metric", "accuracy")
@@ -43,13 +42,8 @@ def draw(directory: Path) -> Path | None:
         if axes.lines:
             axes.legend(loc="best", frameon=False)
     path = directory / "progress.png"
-    part = path.with_suffix(".part")
-    with storing(path):
-        try:
-            figure.savefig(part, format="png")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
     return path
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.table import Table
 
-
 FIGURES = {
     "format": ".2f",
     "thinking": ".2f",

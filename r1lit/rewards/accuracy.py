@@ -25,6 +25,9 @@ BY_TASK = {
 }
 """The verifier of a task; a task that is not here is judged by the look of its gold answer."""
 
+UNVERIFIED = "none"
+"""The verifier of rows that another reward judges: code, instructions, what is open-ended."""
+
 VOTE_TAIL = 10_000
 """Characters at an answer's end in which a vote looks for what it offers: unlike the reward's, the search runs where
 nothing would stop it, and on a text made of opening brackets it takes time that grows with the square."""
@@ -63,7 +66,8 @@ def accuracy(
         answers: N answers cut out of the completions, where that was done already.
         prompts: N prompts; an expression that merely stands in the prompt is no answer.
         task: N task names, which choose the verifier (``BY_TASK``).
-        verifier: N names among ``math, number, choice, text``; they win over the task.
+        verifier: N names among ``math, number, choice, text``; they win over the task. A row of verifier ``none`` is not
+            judged.
 
     Raises:
         ValueError: for a verifier that does not exist.
@@ -141,7 +145,7 @@ def vote_key(answer: str, gold: Any = None, task: str | None = None, verifier: s
 
 
 def _judge(final: str | None, answer: Any, prompt: Any, task: str | None, verifier: str | None) -> float | None:
-    if answer is None:
+    if answer is None or verifier == UNVERIFIED:
         return None
     gold = gold_text(answer)
     verify = VERIFIERS[choose_verifier(gold, task, verifier)]

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-from r1lit.rewards.accuracy import choose_verifier, gold_text, read_choice
+from r1lit.rewards.accuracy import UNVERIFIED, choose_verifier, gold_text, read_choice
 from r1lit.rewards.expressions import LENGTH_LIMIT, is_prose, parse_expression
 from r1lit.rewards.numbers import parse_number
 from r1lit.rewards.spec import RewardSettings
@@ -26,6 +26,8 @@ def gold_problem(columns: Mapping[str, Any]) -> str | None:
     >>> gold_problem({"answer": "42"}), gold_problem({"answer": "Paris", "verifier": "number"})
     (None, "answer='Paris' is no number; mend it, or set the row's verifier to text or math")
     """
+    if columns.get("verifier") == UNVERIFIED:
+        return None
     if columns.get("answer") is None:
         return "there is no answer, which the accuracy reward needs; add it or route the reward with `when`"
     shown = f"answer={str(columns['answer'])[:80]!r}"

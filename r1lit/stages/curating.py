@@ -10,25 +10,45 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from r1lit.data.files import DataError
 from r1lit.rewards.generative import GenerativeJudge
 from r1lit.stages.curation_report import account_lines, account_table
 from r1lit.stages.curation_settings import SelectionSettings
 from r1lit.stages.drawing import Drawer
 from r1lit.stages.run import Run
 from r1lit.stages.samples import SampleLog
-from r1lit.stages.selection import Candidate, Selector, by_prompt
+from r1lit.stages.selection import Candidate, Selector, by_prompt, language_of
 from r1lit.stages.setup import Workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.verdicts import Verdicts, build_chat
+from r1lit.text.codes import language_code
 from r1lit.types import Prompt
+
+SHOWN = 10
+"""Rows named in an error."""
 
 
 def asked_prompts(bench: Workbench, limit: int | None, seed: int) -> list[Prompt]:
-    """The distinct training prompts in the order of the seed, at most ``limit`` of them."""
+    """The distinct training prompts in the order of the seed, at most ``limit`` of them.
+
+    Raises:
+        DataError: where a row's ``language`` is none.
+    """
     train = reversed(bench.prompts.train)  # of prompts that repeat, the first stays
     distinct = list({json.dumps(prompt.raw, sort_keys=True): prompt for prompt in train}.values())
     generator = torch.Generator().manual_seed(seed)
-    return [distinct[place] for place in torch.randperm(len(distinct), generator=generator).tolist()][:limit]
+    asked = [distinct[place] for place in torch.randperm(len(distinct), generator=generator).tolist()][:limit]
+    if problems := [f"{prompt.origin}: {problem}" for prompt in asked if (problem := _language_problem(prompt))]:
+        raise DataError("\n".join([f"{len(problems)} rows have a language that is none:", *problems[:SHOWN]]))
+    return asked
+
+
+def _language_problem(prompt: Prompt) -> str | None:
+    try:
+        language_code(language_of(prompt) or "en")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def build_drawer(

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from r1lit.data.files import path_problem
 from r1lit.data.settings import SourceSettings
 from r1lit.rewards.chat import ChatSettings
 from r1lit.rewards.format import format as format_reward
 from r1lit.rewards.generative import AGREE, template_problem
 from r1lit.settings import JOINT, Settings
 from r1lit.text.forms import form_problem
+from r1lit.text.readable import Readability
 from r1lit.text.templates import R1_ZERO
 
 FORM = "<think> {thought} </think> <answer> {answer} </answer>"
@@ -60,6 +62,7 @@ class SelectionSettings(Settings):
         prefer: which are kept where there are more: the ``shortest``, the ``longest``, ``random`` ones, or those of the
             ``highest_reward``.
         min_words: words that the reasoning has at least; with 0 there need be no reasoning.
+        readable: what reasoning must be like.
         near_duplicates: similarity (Jaccard's, of word groups) from which a sample repeats one kept of the same
             prompt; null keeps all.
         drop_always_solved: leave out prompts all of whose samples are right: they teach nothing new.
@@ -73,6 +76,7 @@ class SelectionSettings(Settings):
     n_per_prompt: int = Field(1, ge=1)
     prefer: Literal["shortest", "longest", "random", "highest_reward"] = "random"
     min_words: int = Field(1, ge=0)
+    readable: Readability = Field(default_factory=Readability)
     near_duplicates: float | None = Field(0.9, gt=0, le=1)
     drop_always_solved: bool = False
     drop_never_solved: bool = False
@@ -111,6 +115,11 @@ class MethodSettings(Settings):
     example: str = "User: {prompt}. Assistant: {response}\n\n"
     cut_after: list[str] = Field(default_factory=list)
     cut_before: list[str] = Field(default_factory=list)
+
+    @field_validator("examples_path")
+    @classmethod
+    def _path_exists(cls, path: str | None) -> str | None:
+        return _existing(path)
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> MethodSettings:
@@ -166,7 +175,8 @@ class CollectSettings(SelectionSettings):
 
     Attributes:
         methods: ways of getting samples, by name.
-        form: what a demonstration looks like: ``{thought}``, then ``{answer}`` or ``{summary}``, what is finally said.
+        form: what a demonstration looks like: ``{thought}``, then ``{answer}`` or ``{summary}``, what is finally said;
+            ``\\n`` is a line break.
         summary: who writes what is finally said.
         edited: a ``candidates.jsonl`` after people have worked on it: nothing is sampled, it is checked and made the
             demonstrations.
@@ -181,9 +191,16 @@ class CollectSettings(SelectionSettings):
     @field_validator("form")
     @classmethod
     def _is_a_form(cls, form: str) -> str:
+        # A command line has no other way to write a line break.
+        form = form.replace("\\n", "\n")
         if problem := form_problem(form):
             raise ValueError(f"form={form!r}: {problem}")
         return form
+
+    @field_validator("edited")
+    @classmethod
+    def _path_exists(cls, path: str | None) -> str | None:
+        return _existing(path)
 
     @property
     def active(self) -> dict[str, MethodSettings]:
@@ -191,16 +208,30 @@ class CollectSettings(SelectionSettings):
         return {name: method for name, method in self.methods.items() if method.k}
 
 
+def _existing(path: str | None) -> str | None:
+    if path is not None and (problem := path_problem(path)):
+        raise ValueError(problem)
+    return path
+
+
 class MixSettings(Settings):
     """Non-reasoning rows among the demonstrations.
 
     Attributes:
-        sources: where they come from, by name; rows have a prompt and a ``response``, or ``chosen`` in its place.
+        sources: where they come from, by name; rows have a prompt and a ``response``, or ``chosen`` in its place. Null
+            takes back what a preset names, all of them or one.
         ratio: so many reasoning rows to one of these.
     """
 
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
     ratio: float = Field(3.0, gt=0, allow_inf_nan=False)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _null_is_none(cls, sources: Any) -> Any:
+        # What a preset names can be taken back on the command line: by null alone, for {} adds nothing.
+        given = {} if sources is None else sources
+        return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
 
 class RejectSettings(SelectionSettings):

@@ -10,6 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from r1lit.callbacks.storage import storing
 from r1lit.settings import UserError
+from r1lit.stages.collect import collect
 from r1lit.stages.evaluate import rows, summarize
 from r1lit.stages.export import export
 from r1lit.stages.fit import fit
@@ -17,6 +18,8 @@ from r1lit.stages.measure import measure
 from r1lit.stages.pipeline import pipeline, show_plan
 from r1lit.stages.plan import Compose
 from r1lit.stages.preflight import preflight, require_signal
+from r1lit.stages.reject import reject
+from r1lit.stages.reward_model import train_reward_model
 from r1lit.stages.run import Run
 from r1lit.stages.setup import workbench
 from r1lit.stages.summary import Summary
@@ -89,9 +92,12 @@ def _preflight(run: Run, summary: Summary) -> None:
 
 STAGES: Mapping[str, Stage] = {
     "fit": _recorded(fit),
+    "reward_model": _recorded(train_reward_model),
     "evaluate": _recorded(_evaluate),
     "preflight": _recorded(_preflight),
     "try_reward": _recorded(try_reward),
+    "collect": _recorded(collect),
+    "reject": _recorded(reject),
     # What it exports keeps the ending that its training had.
     "export": export,
 }

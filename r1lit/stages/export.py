@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.callbacks.storage import storing
 from r1lit.models.loading import save_model
+from r1lit.models.reward_model import Scoring, new_reward_model, set_scoring
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import load_model
@@ -25,13 +28,35 @@ def export(run: Run, summary: Summary) -> None:
         raise ConfigError(
             [f"stage=export writes a run's last checkpoint, but {run.directory} has none; set resume=RUN_DIRECTORY"]
         )
-    policy, tokenizer = load_model(run.model)
     state = torch.load(found[-1], map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "policy."
-    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    policy.load_state_dict(weights)
-    write_model(policy, tokenizer, run)
+    prefix = next(prefix for prefix in TRAINED if any(name.startswith(prefix) for name in state))
+    model, tokenizer = TRAINED[prefix](run)
+    model.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    )
+    write_model(model, tokenizer, run)
     summary.say(f"{found[-1].name} is now in {run.directory / 'model'}")
+
+
+def _policy(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_model(run.model)
+
+
+def _reward_model(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """How its scores are spread is measured at the end of training, and is not known here."""
+    try:
+        model, tokenizer = new_reward_model(run.model)
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from error
+    set_scoring(model, Scoring(run.reward_model.kind, run.reward_model.part, run.data.template))
+    return model, tokenizer
+
+
+TRAINED: Mapping[str, Callable[[Run], tuple[PreTrainedModel, PreTrainedTokenizerBase]]] = {
+    "policy.": _policy,
+    "reward_model.": _reward_model,
+}
+"""What loads the model that a checkpoint's weights are for, by what their names begin with."""
 
 
 def write_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from r1lit.callbacks.storage import replacing
 from r1lit.settings import UserError
 from r1lit.stages.plan import Step
 
@@ -67,9 +67,8 @@ class Manifest:
 
     def _write(self, step: Step, **state: Any) -> None:
         self.entries[self._key(step)] = {"fingerprint": step.fingerprint, **state}
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.entries, indent=2) + "\n")
-        os.replace(part, self.path)
+        with replacing(self.path) as part:
+            part.write_text(json.dumps(self.entries, indent=2) + "\n")
 
     def _key(self, step: Step) -> str:
         return str(step.directory.relative_to(self.root))

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
+from r1lit.callbacks.storage import replacing
 from r1lit.rewards.process import describe_end, die_with_parent
 from r1lit.settings import UserError
 from r1lit.stages.manifest import Manifest, alone
@@ -56,7 +57,8 @@ def pipeline(run: Run, summary: Summary, compose: Compose) -> None:
             summary.say(f"{place}: {step.kind}")
             with summary.timed(str(step.directory.relative_to(run.directory))):
                 _run(step, manifest, run.directory)
-        (run.directory / RESULTS).write_text(json.dumps(results(run, steps), indent=2) + "\n")
+        with replacing(run.directory / RESULTS) as part:
+            part.write_text(json.dumps(results(run, steps), indent=2) + "\n")
 
 
 def show_plan(run: Run, summary: Summary, compose: Compose) -> None:

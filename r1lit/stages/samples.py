@@ -70,8 +70,8 @@ class SampleLog:
 
     def __init__(self, directory: Path, made_by: Mapping[str, Any]):
         self.path = directory / SAMPLES
-        self._check(directory / MADE_BY, json.loads(json.dumps(made_by)))
         self.finished = self._open()
+        self._check(directory / MADE_BY, json.loads(json.dumps(made_by)))
 
     def append(self, batch: str, samples: Sequence[Sample], prompts: Sequence[Any]) -> None:
         """Add a whole batch; ``prompts`` are the samples' prompts as the data set has them."""
@@ -95,7 +95,7 @@ class SampleLog:
                 yield Sample(**record)
 
     def _check(self, path: Path, made_by: dict[str, Any]) -> None:
-        if path.exists() and self.path.exists():
+        if path.exists() and self.finished:
             before = json.loads(path.read_text())
             if changed := [
                 f"{key} (now {_short(value)}, then {_short(before.get(key))})"

@@ -13,12 +13,15 @@ from r1lit.settings import UserError
 from r1lit.stages.curation_settings import STYLES, SelectionSettings
 from r1lit.stages.samples import Sample
 from r1lit.text.languages import detect
-from r1lit.text.readable import NearDuplicates
+from r1lit.text.readable import similarity
 from r1lit.text.scripts import words
 from r1lit.types import Prompt
 
 KEPT, DROPPED = "kept", "dropped: "
 """What a status says: ``kept``, or ``dropped: `` and the filter's name."""
+
+READABLE = ("mixed language", "long paragraph", "code block", "repetition")
+"""The filters of `Readability`, in the order in which they count."""
 
 NEAR_DUPLICATE, SURPLUS = "near-duplicate", "surplus"
 
@@ -67,8 +70,8 @@ class Selector:
     """Chooses among the samples of a prompt.
 
     The filters, in their order: no verdict, never solved and always solved (where asked for), wrong, truncated,
-    malformed (where a style is asked for), no or short reasoning, those of ``readable``, near-duplicate, surplus. A
-    sample counts for the first that it fails.
+    malformed (where a style is asked for), no or short reasoning, mixed language, long paragraph, code block,
+    repetition, near-duplicate (of a kept one), surplus. A sample counts for the first that it fails.
 
     Args:
         settings: of the selection.
@@ -119,23 +122,27 @@ class Selector:
             return "no reasoning" if self.settings.min_words else None
         if sum(word.count for word in words(thought)) < self.settings.min_words:
             return "short reasoning"
-        return next(iter(self.settings.readable.problems(thought, language)), None)
+        return min(self.settings.readable.problems(thought, language), key=READABLE.index, default=None)
 
     def _too_many(self, samples: Mapping[int, Sample], prompt: Prompt) -> dict[int, str]:
         """The faults of samples that are sound, beside better ones."""
         rank = PREFERENCES[self.settings.prefer]
         salt = f"{self.seed} {prompt.raw}"
         order = sorted(samples, key=lambda place: (rank(samples[place], f"{salt} {place}"), place))
-        threshold, kept, faults = self.settings.near_duplicates, 0, {}
-        known = NearDuplicates(threshold) if threshold is not None else None
+        kept: list[str] = []
+        faults = {}
         for place in order:
-            if known is not None and known.seen(samples[place].text):
+            if self._repeats(samples[place].text, kept):
                 faults[place] = NEAR_DUPLICATE
-            elif kept == self.settings.n_per_prompt:
+            elif len(kept) == self.settings.n_per_prompt:
                 faults[place] = SURPLUS
             else:
-                kept += 1
+                kept.append(samples[place].text)
         return faults
+
+    def _repeats(self, text: str, kept: Sequence[str]) -> bool:
+        threshold = self.settings.near_duplicates
+        return threshold is not None and any(similarity(text, other) >= threshold for other in kept)
 
 
 PREFERENCES: Mapping[str, Callable[[Sample, str], float]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -70,7 +70,7 @@ class PromptEncoder:
 
         rendered = self._render(raw, guard)
         ids = self._encode_pieces(rendered, stand_ins)
-        edge = next(mark for mark in map(chr, _PRIVATE_USE) if mark not in rendered)
+        edge = next(self._free_marks(rendered))
         self._check(ids, self._render(raw, lambda text: edge + guard(text) + edge))
         if isinstance(raw, str) and self._bos is not None and ids[:1] != [self._bos]:
             ids = [self._bos, *ids]
@@ -83,8 +83,11 @@ class PromptEncoder:
         """A private-use character that no text holds, for each guarded string that one does."""
         joined = "\n".join(texts)
         found = dict.fromkeys(self._guarded.findall(joined))
-        free = (mark for mark in map(chr, _PRIVATE_USE) if mark not in joined)
-        return {mark: text for text, mark in zip(found, free, strict=False)}
+        return {mark: text for text, mark in zip(found, self._free_marks(joined), strict=False)}
+
+    def _free_marks(self, text: str) -> Iterator[str]:
+        """The private-use characters that a text does not hold."""
+        return (mark for mark in map(chr, _PRIVATE_USE) if mark not in text)
 
     def _render(self, raw: str | Sequence[Mapping[str, Any]], guard: Callable[[str], str]) -> str:
         if isinstance(raw, str):
@@ -94,20 +97,26 @@ class PromptEncoder:
                 "the prompt is a list of messages, but this tokenizer has no chat template; "
                 "give plain text prompts or a model with a chat template"
             )
-        messages = [{"role": message["role"], "content": guard(message["content"])} for message in raw]
+        return self._chat([{"role": message["role"], "content": self._content(message, guard)} for message in raw])
+
+    def _content(self, message: Mapping[str, Any], guard: Callable[[str], str]) -> str:
+        """What a message says, guarded."""
+        return guard(message["content"])
+
+    def _chat(self, messages: Sequence[Mapping[str, str]], opened: bool = True) -> str:
+        """Messages as the chat template puts them; ``opened`` where an answer of the assistant's is to follow."""
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened)
         except TemplateError as error:
             raise ValueError(f"the chat template refuses the messages: {error}") from error
 
-    def _encode_pieces(self, rendered: str, stand_ins: Mapping[str, str]) -> list[int]:
-        if not stand_ins:
-            return self._ids(rendered)
+    def _encode_pieces(self, rendered: str, stand_ins: Mapping[str, str], begun: bool = False) -> list[int]:
+        """The ids of a text with its stand-ins; ``begun`` where it goes on from other text."""
         ids: list[int] = []
-        for piece in re.split(f"([{''.join(stand_ins)}])", rendered):
+        for piece in re.split(f"([{''.join(stand_ins)}])", rendered) if stand_ins else [rendered]:
             # A guarded string goes in character by character, so that no id can span it.
             for part in stand_ins.get(piece, [piece]):
-                ids += self._continue(part) if ids else self._ids(part)
+                ids += self._continue(part) if ids or begun else self._ids(part)
         return ids
 
     def _continue(self, text: str) -> list[int]:

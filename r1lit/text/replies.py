@@ -59,8 +59,8 @@ class ReplyEncoder(PromptEncoder):
         space, end = " " if isinstance(raw, str) else "", self.tokenizer.eos_token_id
         return len(prompt), tuple((*prompt, *self.encode_reply(space + reply), end) for reply in replies)
 
-    def encode_reply(self, text: str) -> tuple[int, ...]:
-        """The token ids of a reply alone, as it goes on from its question.
+    def encode_reply(self, text: str, begun: bool = True) -> tuple[int, ...]:
+        """The token ids of a reply alone, as it goes on from its question, or stands alone where nothing was begun.
 
         Raises:
             ValueError: for text that would become a special token in spite of all.
@@ -70,9 +70,10 @@ class ReplyEncoder(PromptEncoder):
             for place, piece in enumerate(re.split(f"({self._foreign.pattern})", text)):
                 # Every other piece is a foreign token's text, which goes in character by character.
                 for part in piece if place % 2 else [piece]:
-                    ids += self._continue(part) if part else []
+                    if part:
+                        ids += self._continue(part) if ids or begun else self._ids(part)
         else:
-            ids += self._continue(text)
+            ids += self._continue(text) if begun else self._ids(text)
         got = [self._guarded_ids[number] for number in ids if number in self._guarded_ids]
         own = self._own.findall(text) if self._own.pattern else []
         if got != own:

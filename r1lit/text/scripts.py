@@ -102,6 +102,16 @@ def words(text: str) -> list[Word]:
     return found
 
 
+def units(text: str) -> list[str]:
+    """What repeats when a text repeats itself, in lower case: words, numbers, other signs one by one, and single
+    characters where words are written without spaces.
+
+    >>> units("Let's add 3.5 + x: 得七")
+    ["let's", 'add', '3.5', '+', 'x', ':', '得', '七']
+    """
+    return _SIGNS.findall(unicodedata.normalize("NFKC", text).lower())
+
+
 def strip_code(text: str) -> str:
     r"""A text without its code, formulas, LaTeX commands, links, tags and identifiers; text in LaTeX braces stays.
 
@@ -125,7 +135,7 @@ def _within(script: str, char: str) -> bool:
     return any(first <= ord(char) <= last for first, last in _BLOCKS[script])
 
 
-def letters(scripts: Iterable[str]) -> str:
+def _letters(scripts: Iterable[str]) -> str:
     """The letters and marks of some scripts, as the inside of a character class of `re`."""
     parts = []
     for script in scripts:
@@ -155,7 +165,7 @@ _REMOVED = [
     for pattern, flags, blank in [
         # A block that was never closed runs to the end.
         (r"^[ \t]*~~~.*?(?:^[ \t]*~~~|\Z)|```.*?(?:```|\Z)", re.S | re.M, "\n"),
-        (r"(?<!`)(`{1,2})(?!`)[^`\n]+\1(?!`)", 0, " "),
+        (r"(?<!`)``(?!`)[^\n]+?(?<!`)``(?!`)|(?<!`)`(?!`)[^`\n]+`(?!`)", 0, " "),
         # Each looks no further than the next that opens: a text of nothing but openings takes no longer than others.
         (r"\$\$.+?\$\$|\\\[[^\\]*(?:\\(?![\[\]])[^\\]*)*\\\]", re.S, "\n"),
         (rf"\\begin\{{({_MATHS})\*?\}}(?:(?!\\begin\{{\1).)*?\\end\{{\1\*?\}}", re.S, "\n"),
@@ -172,13 +182,13 @@ _REMOVED = [
 ]
 
 _RUNS = [*UNITS, *(name for name in _BLOCKS if name not in {"han", *UNITS, *CASED})]
-_LETTER, _INNER = letters(CASED), letters(CASED) + _MARKS
+_LETTER, _INNER = _letters(CASED), _letters(CASED) + _MARKS
 _TOKENS = re.compile(
     "|".join(
         [
             rf"(?P<cased>[{_LETTER}][{_INNER}]*(?:['’ʼ][{_INNER}]+)*)",
-            rf"(?P<han>[{letters(['han'])}])",
-            *(rf"(?P<{name}>[{letters([name])}][{letters([name])}{_MARKS}{_JOINERS}]*)" for name in _RUNS),
+            rf"(?P<han>[{_letters(['han'])}])",
+            *(rf"(?P<{name}>[{_letters([name])}][{_letters([name])}{_MARKS}{_JOINERS}]*)" for name in _RUNS),
             r"(?P<other>[^\W\d_]+)",
             r"(?P<stop>[.!?。！？।॥؟…\n])",
             r"(?P<pause>[,;:、，；：،؛()\[\]{}<>\"“”„«»「」『』《》—–|])",
@@ -186,3 +196,5 @@ _TOKENS = re.compile(
         ]
     )
 )
+_UNSPACED = _letters(["han", *UNITS])
+_SIGNS = re.compile(rf"\d+(?:[.,]\d+)*|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+(?:['’][^\W\d_{_UNSPACED}]+)*|\S")

@@ -53,11 +53,10 @@ class SharedScript:
         name amid another script."""
         candidates = self._candidates()
         labels: dict[int, str | None] = dict(self._path(candidates))
-        for place in (place for clause in self._strays for place in clause):
-            word = self._found[place]
-            neutral = word.operand or len(word.text) == 1 or not word.text.islower()
-            labels[place] = None if neutral else candidates[0]
+        labels |= {place: candidates[0] for clause in self._strays for place in clause}
         if self._script in CASED:
+            strays = (place for clause in self._strays for place in clause)
+            labels |= {place: None for place in strays if self._is_neutral(self._found[place])}
             labels |= {place: None for place in self._places if self._is_variable(place, labels[place])}
         return labels
 
@@ -67,6 +66,10 @@ class SharedScript:
             return ()
         key = _key(text)
         return self._table.get(key) or self._table.get(key[: key.find("'") + 1], ())
+
+    def _is_neutral(self, word: Word) -> bool:
+        """True for a variable or, going by its capital, a name; of a word amid another script."""
+        return word.operand or len(word.text) == 1 or not word.text.islower()
 
     def _is_variable(self, place: int, language: str | None) -> bool:
         # "a" and "y" are words of some languages.
@@ -113,16 +116,24 @@ class SharedScript:
         if any(self._expected in languages for _, languages in speaking):
             chosen.append(self._expected)
         chosen += self._detected(chosen)
-        return chosen or [self._expected or LANGUAGES[self._script][0]]
+        return chosen or [self._guess()]
+
+    def _guess(self) -> str:
+        """The language where nothing is clear: the expected one, unless the detector sees nothing of it."""
+        places = [place for clause in self._clauses for place in clause]
+        likely = self._detect(places) if self._is_long(places) else {}
+        likeliest = max(likely, key=lambda language: likely[language], default="")
+        guess = self._expected or LANGUAGES[self._script][0]
+        return guess if guess in likely else likeliest or guess
 
     def _most_spoken(self, votes: Counter[str]) -> str:
-        """The language that most words speak for; where several come close, the expected one, or else the detector's
-        choice among them."""
+        """The language that most words speak for; where several come close, the expected one, unless the detector sees
+        nothing of it, or else the detector's choice among them."""
         close = [language for language, count in votes.items() if count >= 0.9 * max(votes.values())]
-        if self._expected in close:
-            return self._expected
         places = [place for clause in self._clauses for place in clause]
         likely = self._detect(places) if len(close) > 1 and self._is_long(places) else {}
+        if self._expected in close and (not likely or self._expected in likely):
+            return self._expected
         rank = LANGUAGES[self._script].index
         return max(close, key=lambda language: (likely.get(language, 0.0), votes[language], -rank(language)))
 

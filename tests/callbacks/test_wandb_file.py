@@ -14,7 +14,8 @@ from r1lit.callbacks.wandb_file import BLOCK, history, last_step, records
 def log(tmp_path_factory) -> Path:
     """A run of 300 rows, long enough that records run over the ends of blocks."""
     folder = tmp_path_factory.mktemp("run")
-    run = wandb.init(mode="offline", dir=folder, id="abc", project="p", settings=wandb.Settings(quiet=True))
+    settings = wandb.Settings(quiet=True, console="off")
+    run = wandb.init(mode="offline", dir=folder, id="abc", project="p", settings=settings)
     for step in range(300):
         run.log({"step": step, "text": "x" * (step * 7 % 900), "deep": {"er": step}})
     run.finish()

@@ -27,6 +27,7 @@ def _alone(monkeypatch, tmp_path):
     wandb.teardown()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     yield
@@ -205,7 +206,6 @@ def test_a_full_disk_is_told_at_the_end(tmp_path):
 
 
 def test_without_a_network_the_run_is_kept_here(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
     run, said = run_of(tmp_path, said := [], mode="online"), said

@@ -29,7 +29,8 @@ def members() -> list[tuple[str, str]]:
 def test_every_member_of_every_group_composes(group, member, tmp_path):
     (tmp_path / "data.jsonl").write_text("")
     own = {"data": [f"data.path={tmp_path / 'data.jsonl'}"], "model": ["model.path=some/name"]}
-    extra = own.get(group, []) if member in ("prompts", "local") else []
+    own["reward"] = [f"reward.{member}.model=some/name"]
+    extra = own.get(group, []) if member in ("prompts", "local", "preference", "harmlessness") else []
     choice = f"reward=[accuracy,{member}]" if group == "reward" else f"{group}={member}"
     run = compose(choice, *extra)
     assert run.algorithm.objective is not None

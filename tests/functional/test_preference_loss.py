@@ -16,9 +16,9 @@ from r1lit.functional import (
     brier_score,
     calibration_error,
     correlation,
-    pairwise_accuracy,
+    pairwise_correct,
     pairwise_loss,
-    pointwise_accuracy,
+    pointwise_correct,
     pointwise_loss,
 )
 
@@ -79,7 +79,7 @@ def test_loss_and_gradient_are_those_of_trls_trainer(trainer, margins):
     for parameter, gradient in zip(trainer.model.parameters(), theirs, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-15)
     assert max(gradient.abs().max().item() for gradient in theirs) > 0.1
-    assert trainer._metrics["train"]["accuracy"][-1] == pairwise_accuracy(*scores.chunk(2))
+    assert trainer._metrics["train"]["accuracy"][-1] == pairwise_correct(*scores.chunk(2)).float().mean()
 
 
 def test_the_pointwise_loss_by_hand():
@@ -89,10 +89,9 @@ def test_the_pointwise_loss_by_hand():
 
 
 def test_ties_are_no_right_answers():
-    assert pairwise_accuracy(CHOSEN, REJECTED) == 0.5
-    assert pairwise_accuracy(torch.zeros(4), torch.zeros(4)) == 0.0
-    scores, labels = torch.tensor([1.0, -1.0, 0.0, 0.0, -2.0]), torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
-    assert pointwise_accuracy(scores, labels) == pytest.approx(2 / 5)
+    assert pairwise_correct(CHOSEN, REJECTED).tolist() == [True, False, False, True]
+    scores, labels = torch.tensor([1.0, -1.0, 0.0, 0.0, -2.0]), torch.tensor([1.0, 0.8, 1.0, 0.0, 0.2])
+    assert pointwise_correct(scores, labels).tolist() == [True, False, False, False, True]
 
 
 def test_calibration_by_hand():

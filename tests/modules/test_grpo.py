@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 from r1lit.data.module import StepBatch
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.modules.experience import split
-from r1lit.modules.grpo import GRPO, TrainingDivergedError
+from r1lit.modules.grpo import GRPO
 from r1lit.modules.metrics import Means
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
+from r1lit.modules.update import TrainingDivergedError
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.types import Prompt, Sampling, Scored
 
@@ -31,7 +32,7 @@ class EvenTokens:
     def submit(self, index, group):
         self.seen[index] += 1
 
-    def gather(self, rollout):
+    def gather(self, rollout, progress=1.0):
         values = [
             [0.5 if group.prompt.columns["number"] in self.uniform else sum(i % 2 == 0 for i in ids) / len(ids)]
             for group in rollout.groups

@@ -189,13 +189,13 @@ def test_a_restated_task_is_no_answer(task: object, gold: str, offered: str, val
 
 
 def test_rows_choose_their_verifier():
-    completions = ["<answer>b</answer>", "<answer>1/2</answer>", "<answer>1/2</answer>", "<answer>x</answer>"]
+    said = ["b", "1/2", "1/2", "x", "x"]
     assert accuracy(
-        completions,
-        ["B", "0.5", "0.5", None],
-        task=["choice", "math", None, "math"],
-        verifier=[None, None, "text", None],
-    ) == [1.0, 1.0, 0.0, None]
+        [f"<answer>{answer}</answer>" for answer in said],
+        ["B", "0.5", "0.5", None, "x"],
+        task=["choice", "math", None, "math", "math"],
+        verifier=[None, None, "text", None, "none"],
+    ) == [1.0, 1.0, 0.0, None, None]
 
 
 def test_answers_already_cut_out_are_used():

@@ -20,6 +20,10 @@ from r1lit.rewards.gold import gold_problem
         {"answer": "so\n#### 42", "task": "gsm8k"},
         {"answer": "A long \\boxed{\\sqrt{2}} solution", "task": "math"},
         {"answer": "9^{9^{9}}"},
+        # another reward judges it
+        {"verifier": "none"},
+        {"answer": None, "verifier": "none"},
+        {"answer": ["a", "b"], "verifier": "none"},
     ],
 )
 def test_sound(columns: dict):

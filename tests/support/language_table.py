@@ -226,4 +226,15 @@ MIXED: list[Row] = [
     ("en", "[en]Let me start again. [zh]我们知道[-] $a+b=7$[zh]，[en]and the product is twelve. [zh]所以解为三和四。"),
     ("fr", "[fr]Calculons la moyenne. [es]Sumamos todos los valores. [en]Divide by the count. [fr]Voilà le résultat."),
     ("ru", "[ru]Пусть [-]x[ru] равно пяти. [bg]След това получаваме десет, защото са две. [ru]Ответ неверный."),
+    # no small word says what the other language is
+    (
+        "en",
+        "[en]Let me restate the plan. [de]Quadratzahlen berechnen, Teiler sorgfältig auflisten, Ergebnisse "
+        "vergleichen. [en]That is all we need.",
+    ),
+    (
+        "ru",
+        "[ru]Сначала запишем условие задачи. [uk]Обчислюємо добуток цілих чисел, перевіряємо знайдені множники. "
+        "[ru]Теперь всё готово.",
+    ),
 ]

@@ -1,0 +1,173 @@
+"""Train a reward model: measure it on held-out replies, train, measure again, export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lit.callbacks.evaluation import PeriodicEvaluation
+from r1lit.callbacks.recorder import read_metrics
+from r1lit.data.module import StepDataModule
+from r1lit.data.parting import Loaded
+from r1lit.data.preferences import LENGTHS, Judgement, load_judgements
+from r1lit.data.stream import PromptStream
+from r1lit.models.reward_model import Scoring, new_reward_model, score_rows, set_scoring
+from r1lit.modules.reward_model import RewardModel
+from r1lit.settings import ConfigError
+from r1lit.stages.export import write_model
+from r1lit.stages.loggers import build_loggers, logged
+from r1lit.stages.reward_figures import reward_figures
+from r1lit.stages.run import Run
+from r1lit.stages.setup import arithmetic, device_of
+from r1lit.stages.summary import Summary
+from r1lit.stages.training import build_trainer, resume_point
+
+SHOWN = {
+    "loss": ("loss", ".3f"),
+    "accuracy": ("accuracy", ".2f"),
+    "reward": ("mean_reward", ".2f"),
+    "tok/s": ("perf/tokens_per_second", ",.0f"),
+}
+
+
+def train_reward_model(run: Run, summary: Summary) -> None:
+    """Leaves a model directory for transformers' sequence-classification class, metrics and a summary.
+
+    Raises:
+        ConfigError: where model or data cannot be used.
+    """
+    checkpoint = resume_point(run, summary)
+    loggers = build_loggers(run, checkpoint)
+    model, tokenizer = load_scorer(run)
+    judgements = load(run, model, tokenizer)
+    with logged(loggers, summary):
+        _show(judgements, run, summary)
+        measured = (judgements.validation or judgements.train)[: run.evaluation.prompts]
+        held_out = bool(judgements.validation)
+        if held_out and run.evaluation.before and "before" not in summary.figures.get("held_out", {}):
+            _measure("before", run, _scores(run, model, measured), measured, summary)
+        stream, steps = _stream(run, judgements), run.reward_model.updates(len(judgements.train))
+        every = run.evaluation.every if held_out else 0
+        trainer = build_trainer(
+            run,
+            summary,
+            loggers,
+            steps,
+            shown=SHOWN,
+            measuring=[PeriodicEvaluation(lambda: _scalars(run, model, measured), every)],
+        )
+        module = RewardModel(model, run.reward_model, run.optimizer, steps)
+        with summary.timed("fit"):
+            trainer.fit(module, datamodule=StepDataModule(stream, steps), ckpt_path=checkpoint, weights_only=True)
+        with summary.timed("evaluate"):
+            scores = _scores(run, model, measured)
+        if held_out:
+            _measure("after", run, scores, measured, summary)
+        set_scoring(model, _scoring(run, scores))
+        write_model(model, tokenizer, run)
+        summary.training(read_metrics(run.directory / "metrics.jsonl"))
+
+
+def load_scorer(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that is to be trained, on its device.
+
+    Raises:
+        ConfigError: with the reason, where it cannot be loaded.
+    """
+    try:
+        model, tokenizer = new_reward_model(run.model, run.reward_model.head_std, run.command.seed)
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from error
+    return model.to(device_of(run.trainer.accelerator)), tokenizer
+
+
+def load(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Loaded[Judgement]:
+    """The judged replies of a run.
+
+    Raises:
+        ConfigError: where the tokenizer cannot mark a reply's end, or rows are longer than the model's positions.
+        DataError: where the data cannot be used.
+    """
+    settings = run.reward_model
+    if tokenizer.eos_token_id is None:
+        raise ConfigError([f"model.path={run.model.path}: its tokenizer has no eos token, which ends a reply; set one"])
+    judgements = load_judgements(
+        run.data, tokenizer, settings.kind, settings.part, settings.max_tokens, settings.balance_lengths
+    )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    everything = [*judgements.train, *judgements.validation]
+    longest = max(len(row) for judgement in everything for row in judgement.rows)
+    if positions and longest > positions:
+        raise ConfigError(
+            [
+                f"the longest row has {longest} tokens, more than the model's {positions} positions; set "
+                f"reward_model.max_tokens={positions} or less, which leaves such rows out"
+            ]
+        )
+    return judgements
+
+
+def _stream(run: Run, judgements: Loaded[Judgement]) -> PromptStream:
+    """Every row once an epoch; where a source is given a weight, the sources in their shares instead."""
+    given = any("weight" in source.model_fields_set for source in run.data.training_sources.values())
+    sources = judgements.sources if given else {"all": judgements.train}
+    weights = judgements.weights if given else {"all": 1.0}
+    return PromptStream(sources, weights, run.reward_model.batch_size, run.data.seed)
+
+
+def _show(judgements: Loaded[Judgement], run: Run, summary: Summary) -> None:
+    """How many rows there are, how many were left out for what, and how long the replies are."""
+    rows = "".join(f"\n  {line}" for line in str(judgements.report).splitlines())
+    parts = {"train": judgements.train, "held_out": judgements.validation}
+    lengths = {name: LENGTHS[run.reward_model.kind](part) for name, part in parts.items() if part}
+    summary.add(lengths=lengths)
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in lengths["train"].items())
+    summary.say(
+        f"judged replies: {len(judgements.train)} to train on, {len(judgements.validation)} held out{rows}\n"
+        f"lengths in tokens: {figures}"
+    )
+
+
+def _scores(run: Run, model: PreTrainedModel, judgements: Sequence[Judgement]) -> Tensor:
+    """float32 [K, P] on the CPU: the scores of the K replies of each of P judgements."""
+    rows = [row for replies in zip(*(judgement.rows for judgement in judgements), strict=True) for row in replies]
+    training = model.training
+    with arithmetic(run):
+        scores = score_rows(model.eval(), rows, run.reward_model.micro_batch_rows)
+    model.train(training)
+    return scores.view(-1, len(judgements))
+
+
+def _measure(when: str, run: Run, scores: Tensor, judgements: Sequence[Judgement], summary: Summary) -> None:
+    figures = reward_figures(run.reward_model.kind, scores, judgements)
+    summary.add(held_out=summary.figures.get("held_out", {}) | {when: figures})
+    low, high = figures["ci95"]
+    summary.say(
+        f"{when} training: accuracy {figures['accuracy']:.3f} [{low:.3f}, {high:.3f}], loss {figures['loss']:.3f}, "
+        f"margin {_shown(figures['margin'])}, calibration error {figures['calibration_error']:.3f}, correlation with "
+        f"length {_shown(figures['length_correlation'])}, on {figures['judgements']} held out"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def _scalars(run: Run, model: PreTrainedModel, judgements: Sequence[Judgement]) -> dict[str, float]:
+    figures: dict[str, Any] = reward_figures(run.reward_model.kind, _scores(run, model, judgements), judgements)
+    return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
+
+
+def _scoring(run: Run, scores: Tensor) -> Scoring:
+    settings = run.reward_model
+    return Scoring(
+        kind=settings.kind,
+        part=settings.part,
+        template=run.data.template,
+        mean=scores.mean().item(),
+        std=scores.std(correction=0).item(),
+        rows=scores.numel(),
+    )

@@ -1,0 +1,238 @@
+"""The evaluation sets, each on a small file with the set's own columns: what is asked, and who is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from omegaconf import OmegaConf
+from transformers import AutoTokenizer
+
+import r1lit
+from r1lit.__main__ import composed, config_groups, run_directory
+from r1lit.data.files import DataError
+from r1lit.rewards.pool import RewardPool
+from r1lit.stages.run import read
+from r1lit.stages.setup import _prompts
+from r1lit.types import Group
+
+OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
+PAPER = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 32768}
+THOUGHT = "<think> Let me see. </think>"
+
+AIME = [
+    {"id": 60, "problem": "How long is the walk?", "solution": "So 204.", "answer": "204", "url": "u", "year": "2024"},
+    {"id": 61, "problem": "Find {the} number.", "solution": "So 25.", "answer": "025", "url": "u", "year": "2024"},
+    {"id": 62, "problem": "And now?", "solution": "So 0.", "answer": "0", "url": "u", "year": "2024"},
+]
+MATH = [
+    {"problem": "Polar?", "solution": "s", "answer": r"\left( 3, \frac{\pi}{2} \right)", "subject": "Precalculus"},
+    {"problem": "Sum?", "solution": "s", "answer": "p - q", "subject": "Algebra"},
+    {"problem": "Who?", "solution": "s", "answer": r"\text{Evelyn}", "subject": "Algebra"},
+    {"problem": "Angle?", "solution": "s", "answer": r"90^\circ", "subject": "Geometry"},
+]
+GPQA = [
+    {
+        "Question": f"Which of {number}?",
+        "Correct Answer": f" right {number}\n",
+        "Incorrect Answer 1": f"wrong {number}",
+        "Incorrect Answer 2": f"false {number}",
+        "Incorrect Answer 3": f"bad {number}",
+        "Subdomain": "Physics",
+        "Record ID": f"rec{number}",
+        "Canary String": None,
+    }
+    for number in range(5)
+]
+MMLU_PRO = [
+    {
+        "question_id": number,
+        "question": f"Which is {number}?",
+        "options": [f"option {place}" for place in range(count)],
+        "answer": "ABCDEFGHIJ"[right],
+        "answer_index": right,
+        "cot_content": "",
+        "category": category,
+        "src": "s",
+    }
+    for number, (count, right, category) in enumerate([(10, 9, "law"), (3, 0, "math"), (4, 2, "law")])
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(Path(r1lit.__file__).parent / "assets" / "tiny")
+
+
+def run_of(name, *overrides):
+    """What ``r1lit stage=evaluate evaluation=NAME`` would run."""
+    config, problems = composed(["stage=evaluate", f"evaluation={name}", "model.path=some/name", *overrides])
+    return read(config, Path("unused"), problems)
+
+
+@pytest.fixture
+def load(tmp_path, tokenizer):
+    """The run of a set and its prompts, in the order of its rows; as a file of one kind or the other."""
+
+    def load(name, rows, *overrides, parquet=False):
+        path = tmp_path / ("rows.parquet" if parquet else "rows.jsonl")
+        if parquet:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = run_of(name, f"evaluation.sources.{name}.path={path}", *overrides)
+        prompts = _prompts(run, tokenizer).validation
+        return run, sorted(prompts, key=lambda prompt: int(prompt.origin.rpartition(":")[2]))
+
+    return load
+
+
+def judged(run, prompts, *said, reward=None):
+    """What each of several replies to each prompt gets from the set's metric, or another reward."""
+    with RewardPool(run.rewards) as pool:
+        groups = [
+            Group(prompt, [[1]] * len(texts), list(texts), [False] * len(texts))
+            for prompt, *texts in zip(prompts, *said, strict=True)
+        ]
+        scores = pool.score(groups)
+    assert not any(score.messages for score in scores), [score.messages for score in scores]
+    return [score.values.get(reward or run.evaluation.metric) for score in scores]
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+@pytest.mark.parametrize(
+    ("name", "rows", "k", "wrong"),
+    [
+        ("aime_2024", AIME, 64, ["205", "26", "-1"]),
+        ("math_500", MATH, 16, [r"\left( 3, \frac{\pi}{3} \right)", "p + q", r"\text{Eve}", "91"]),
+    ],
+)
+def test_problems_are_asked_for_a_boxed_answer(load, name, rows, k, wrong, parquet):
+    run, prompts = load(name, rows, parquet=parquet)
+    assert {"k": run.evaluation.k, **PAPER} == {"k": k} | {key: getattr(run.evaluation, key) for key in PAPER}
+    assert len(prompts) == len(rows)
+    for row, prompt in zip(rows, prompts, strict=True):
+        assert prompt.raw == (
+            f"{row['problem']}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+        )
+        assert prompt.columns["task"] == name
+    right = [rf"{THOUGHT} <answer> \boxed{{{row['answer']}}} </answer>" for row in rows]
+    plain = [rf"{THOUGHT} It is $\boxed{{{row['answer']}}}$." for row in rows]
+    false = [rf"{THOUGHT} <answer> \boxed{{{offered}}} </answer>" for offered in wrong]
+    thought = [rf"<think> \boxed{{{row['answer']}}} </think> I cannot say." for row in rows]
+    assert judged(run, prompts, right, plain, false, thought) == [[1.0, 1.0, 0.0, 0.0]] * len(rows)
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+@pytest.mark.parametrize(
+    ("name", "rows", "question", "k"),
+    [("gpqa_diamond", GPQA, "Question", 64), ("mmlu_pro", MMLU_PRO, "question", 1)],
+)
+def test_multiple_choice_is_answered_by_a_letter(load, name, rows, question, k, parquet):
+    run, prompts = load(name, rows, parquet=parquet)
+    assert {"k": run.evaluation.k, **PAPER} == {"k": k} | {key: getattr(run.evaluation, key) for key in PAPER}
+    right, false = [], []
+    for row, prompt in zip(rows, prompts, strict=True):
+        _, _, asked, options = prompt.raw.replace(".\nEnd", ".\n\nEnd").split("\n\n")
+        listed = dict(line.split(") ", 1) for line in options.splitlines())
+        gold = row["Correct Answer"].strip() if name == "gpqa_diamond" else row["options"][row["answer_index"]]
+        assert asked == row[question]
+        assert listed[prompt.columns["answer"]] == gold
+        right.append(f"{THOUGHT} It is so.\nAnswer: {prompt.columns['answer']}")
+        false.append(f"{THOUGHT} It is so.\nAnswer: {next(key for key, text in listed.items() if text != gold)}")
+    boxed = [rf"{THOUGHT} \boxed{{{prompt.columns['answer']}}}" for prompt in prompts]
+    silent = [f"{THOUGHT} All of them." for _ in prompts]
+    assert judged(run, prompts, right, boxed, false, silent) == [[1.0, 1.0, 0.0, 0.0]] * len(rows)
+
+
+def test_questions_of_several_fields_are_told_apart(load):
+    _, prompts = load("mmlu_pro", MMLU_PRO)
+    assert [prompt.columns["task"] for prompt in prompts] == ["law", "math", "law"]
+
+
+def test_a_model_that_chats_is_asked_as_a_user_asks(load):
+    _, prompts = load("aime_2024", AIME, "evaluation.sources.aime_2024.chat=true")
+    assert [[message["role"] for message in prompt.raw] for prompt in prompts] == [["user"]] * len(AIME)
+    assert prompts[0].raw[0]["content"].startswith("How long is the walk?\n\nPlease reason")
+
+
+def test_rows_that_lack_something_are_told_of(load):
+    broken = {name: value for name, value in GPQA[0].items() if name != "Incorrect Answer 2"}
+    with pytest.raises(DataError, match="no column Incorrect Answer 2, which is asked for") as error:
+        load("gpqa_diamond", [*GPQA[1:], broken])
+    assert "evaluation.sources.gpqa_diamond: 1 of 5 rows are unusable (missing column 1)" in str(error.value)
+
+
+def test_over_long_prompts_are_measured_by_the_sets_own_limit(load):
+    rows = [AIME[0], AIME[1] | {"problem": "very " * 400 + "long"}]
+    _, prompts = load("aime_2024", rows)
+    assert len(prompts) == 2
+    with pytest.raises(DataError, match=r"more than evaluation\.max_prompt_tokens=1000"):
+        load("aime_2024", rows, "evaluation.max_prompt_tokens=1000")
+
+
+SETS = [name for name in config_groups()["evaluation"] if name not in ("held_out", "tiny")]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_without_the_hub_the_error_says_how_to_use_a_copy(name, tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    run = run_of(name)
+    (source,) = run.evaluation.sources.values()
+    with pytest.raises(DataError, match=rf"set evaluation\.sources\.{name}\.path=FILE_OR_FOLDER$") as error:
+        _prompts(run, tokenizer)
+    assert source.hub in str(error.value)
+
+IFEVAL = [
+    {
+        "key": 1000,
+        "prompt": "Write about tea, in at least 5 words. Use no commas.",
+        "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+        "kwargs": [
+            {"num_words": None, "relation": None, "end_phrase": None},
+            {"num_words": 5, "relation": "at least", "end_phrase": None},
+        ],
+    },
+    {
+        "key": 1001,
+        "prompt": "Say bye. End with: The end",
+        "instruction_id_list": ["startend:end_checker"],
+        "kwargs": [{"num_words": None, "relation": None, "end_phrase": "The end"}],
+    },
+    {
+        "key": 1002,
+        "prompt": "Fill in a form with 1 placeholder.",
+        "instruction_id_list": ["detectable_content:number_placeholders"],
+        "kwargs": [{"num_words": None, "relation": None, "end_phrase": None, "num_placeholders": 1}],
+    },
+]
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_instructions_are_judged_by_their_own_reward(load, parquet):
+    run, prompts = load("ifeval", IFEVAL, parquet=parquet)
+    assert (run.evaluation.metric, run.evaluation.k) == ("instructions", 4)
+    assert [prompt.raw for prompt in prompts] == [row["prompt"] for row in IFEVAL]
+    right = [f"{THOUGHT} {text}" for text in ("Tea is hot and wet.", "Bye. The end", "Dear [name]")]
+    cased = ["<think> No, not this. </think> Tea, of course:\nTea is hot and wet.", "Bye. The *end*", "[a]"]
+    wrong = [f"{THOUGHT} {text}" for text in ("Tea, hot, wet, so good.", "The end, bye.", "Dear you")]
+    assert judged(run, prompts, right, cased, wrong) == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    loose = judged(run, prompts, right, cased, wrong, reward="instructions_loose")
+    assert loose == [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    shares = judged(run, prompts, right, cased, wrong, reward="instructions_share")
+    assert shares == [[1.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    # Nor does the reward that compares answers say anything here.
+    assert judged(run, prompts, right, reward="accuracy") == [[None]] * 3
+
+
+def test_a_set_brings_its_reward_as_a_measure_and_leaves_a_chosen_one_as_it_is(load):
+    run, _ = load("ifeval", IFEVAL)
+    assert {name: reward.weight for name, reward in run.rewards.items() if reward.weight} == {"accuracy": 1, "format": 1}
+    assert run.rewards["instructions"].when == {"task": "ifeval"}
+    run, _ = load("ifeval", IFEVAL, "reward=[instructions]")
+    assert {name: reward.weight for name, reward in run.rewards.items() if reward.weight} == {"instructions": 1}
+    assert run.rewards["instructions"].when is None
