@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,9 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,6 +40,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 PACKAGE = Path(r1lit.__file__).parent
 OVERRIDES = "overrides.yaml"
 """In a run's directory: what it was started with. Hydra's own copy changes with every command that names the run."""
+SIGNALLED = 128
+"""Exit codes above this are the numbers of signals above it."""
 
 
 def config_directory() -> str:
@@ -102,17 +108,27 @@ def resumed(arguments: list[str]) -> list[str]:
         raise ConfigError([f"resume={directory} is not the directory of a run; {suggest(str(directory), siblings)}"])
     typed = {_key(argument) for argument in arguments}
     before = [override for override in yaml.safe_load(saved.read_text()) if _key(override) not in typed]
-    return [*before, *arguments, f"hydra.run.dir={directory}"]
+    # One run of a sweep goes on alone.
+    return [*before, *arguments, f"hydra.run.dir={directory}", "hydra.mode=RUN"]
 
 
 def _key(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0]
 
 
-def run(config: DictConfig, problems: Sequence[str] = ()) -> None:
-    """Run the stage that a composed configuration asks for; ``problems`` are mistakes that were found before."""
+class JobError(CompactHydraException):
+    """How a run of a sweep ended; Hydra shows it without a traceback."""
+
+
+def run(config: DictConfig, problems: Sequence[str] = ()) -> float | None:
+    """Run the stage that a composed configuration asks for; ``problems`` are mistakes that were found before.
+
+    Returns:
+        What a sweep maximises: accuracy on held-out prompts, where the stage measures it.
+    """
     # Imported here so that --help and a misspelt override answer at once.
     from r1lit.report.conclude import conclude
+    from r1lit.report.sweep import objective
     from r1lit.stages.dispatch import run_stage
     from r1lit.stages.run import RESUMABLE, read
 
@@ -128,13 +144,13 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> None:
             _discard(directory)
         else:
             conclude(directory)
+        return objective(directory)
     except UserError as error:
+        # The other runs of a sweep go on, unless the user has stopped this one.
+        if HydraConfig.get().mode == RunMode.MULTIRUN and error.exit_code < SIGNALLED:
+            raise _refused(error, directory) from error
         if isinstance(error, ConfigError):
             _discard(directory)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            # The other runs of the sweep go on.
-            print(f"r1lit: {error}", file=sys.stderr)
-            raise
         _leave(error)
 
 
@@ -143,6 +159,15 @@ def composed(overrides: Sequence[str]) -> tuple[dict, list[str]]:
     arguments, problems = prepare(list(overrides), config_groups())
     with composing():
         return OmegaConf.to_container(hydra.compose("config", arguments), resolve=True), problems
+
+
+def _refused(error: UserError, directory: Path) -> JobError:
+    """Tell how a run of a sweep ended, and leave a word for the sweep's table where the run did not begin."""
+    print(f"r1lit: {error}", file=sys.stderr)
+    summary = directory / "summary.json"
+    if not summary.exists():
+        summary.write_text(json.dumps({"status": "refused", "reason": str(error)}, indent=2) + "\n")
+    return JobError(f"r1lit: {directory} did not finish, for the reason given above")
 
 
 def _discard(directory: Path) -> None:
@@ -154,7 +179,18 @@ def _discard(directory: Path) -> None:
 def _leave(error: UserError) -> NoReturn:
     print(f"r1lit: {error}", file=sys.stderr)
     logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
+    if error.exit_code > SIGNALLED and os.environ.get("WANDB_SWEEP_ID"):
+        # An agent of W&B takes an exit code for a failure and gives up after five; a run that it stopped is none.
+        signal.signal(error.exit_code - SIGNALLED, signal.SIG_DFL)
+        os.kill(os.getpid(), error.exit_code - SIGNALLED)
     sys.exit(error.exit_code)
+
+
+def _require_plugins(arguments: Sequence[str]) -> None:
+    """Refuse what needs a plugin of Hydra that is not there: Hydra would list what is, and no remedy."""
+    asked = sorted({"sweep=optuna", "hydra/sweeper=optuna"} & set(arguments))
+    if asked and not any(kind.__name__ == "OptunaSweeper" for kind in Plugins.instance().discover(Sweeper)):
+        raise ConfigError([f"{asked[0]} needs the optuna extra, which is not installed: pip install 'r1lit[optuna]'"])
 
 
 def main() -> None:
@@ -165,16 +201,32 @@ def main() -> None:
         if broken := plugin_problems(plugin_paths()):
             raise ConfigError(broken)
         arguments, problems = prepare(resumed(sys.argv[1:]), config_groups())
+        _require_plugins(arguments)
         if problems and any(argument.startswith("-") for argument in arguments):
             raise ConfigError(problems)
     except UserError as error:
         _leave(error)
     sys.argv[1:] = arguments
 
-    def task(config: DictConfig) -> None:
-        run(config, problems)
+    sweeps: list[Path] = []
 
-    hydra.main(config_directory(), "config", version_base="1.3")(task)()
+    def task(config: DictConfig) -> float | None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.append(Path(HydraConfig.get().sweep.dir))
+        return run(config, problems)
+
+    try:
+        hydra.main(config_directory(), "config", version_base="1.3")(task)()
+    finally:
+        _compare(sweeps)
+
+
+def _compare(sweeps: Sequence[Path]) -> None:
+    """The table of each sweep that has run."""
+    for directory in dict.fromkeys(sweeps):
+        from r1lit.report.sweep import conclude_sweep
+
+        conclude_sweep(directory)
 
 
 if __name__ == "__main__":

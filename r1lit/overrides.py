@@ -14,12 +14,15 @@ from r1lit.settings import suggest
 IMPLIED = {"model.path": "model=local", "data.path": "data=prompts"}
 """A setting that speaks of one's own model or data selects the group member that has no tiny defaults."""
 
+HYDRAS = ("hydra.", "hydra/")
+"""How Hydra's own settings and groups begin."""
+
 
 def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
     """Turn typed arguments into Hydra's, and say everything that is wrong with those that it leaves out.
 
     Settings become ``++key=value``: the typed sections know which keys exist, and name the nearest one. Hydra's own
-    flags and ``hydra.*`` pass as they are.
+    flags, settings and groups pass as they are.
 
     Args:
         arguments: what stands behind the command's name.
@@ -44,7 +47,7 @@ def prepare(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> tu
             problems += unknown
             continue
         typed_setting = not (parsed.is_add() or parsed.is_delete() or parsed.is_force_add())
-        if typed_setting and parsed.key_or_group not in groups and not parsed.key_or_group.startswith("hydra."):
+        if typed_setting and parsed.key_or_group not in groups and not parsed.key_or_group.startswith(HYDRAS):
             text = f"++{text}"
         overrides.append(text)
     return flags + implied(overrides) + overrides, problems

@@ -18,6 +18,7 @@ ORDER = [
     "models",
     "data",
     "rollout",
+    "sandbox",
     "rewards",
     "modules",
     "callbacks",

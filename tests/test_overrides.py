@@ -14,6 +14,7 @@ GROUPS = {
 
 def test_settings_are_forced_and_members_are_not():
     typed = ["algorithm=dapo", "algorithm.group_size=8", "reward=[accuracy,format]", "+new.key=1", "~data", "hydra.x=2"]
+    typed += ["hydra/sweeper=optuna"]
     assert prepare(typed, GROUPS)[0] == [
         "algorithm=dapo",
         "++algorithm.group_size=8",
@@ -21,6 +22,7 @@ def test_settings_are_forced_and_members_are_not():
         "+new.key=1",
         "~data",
         "hydra.x=2",
+        "hydra/sweeper=optuna",
     ]
 
 

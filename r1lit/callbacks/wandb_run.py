@@ -121,6 +121,10 @@ class WandbRun(Logger):
             run.finish(exit_code=exit_code)
             if not run.settings._offline:
                 return
+            import wandb
+
+            # Its process may still be writing; this waits for it.
+            wandb.teardown()
             self.say(f"W&B: kept on this disk; send it with: wandb sync {self.directory}/wandb/offline-run-*-{run.id}*")
             kept = last_step(self.directory, run.id)
             if kept is not None and kept < self._sent:
@@ -190,7 +194,7 @@ class WandbRun(Logger):
         """Whatever wandb raises: tell it, and do without W&B from then on."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._run = None
             self.say(
                 f"W&B has failed and takes no more of this run ({type(error).__name__}: {error}); it goes on, and its "
@@ -199,7 +203,7 @@ class WandbRun(Logger):
             import wandb
 
             # It fails again where its process has died; left to the end of the program it would print a traceback.
-            with suppress(Exception):
+            with suppress(Exception, SystemExit):
                 wandb.teardown()
 
 

@@ -169,4 +169,4 @@ def _made(row: Row, encoded: Encoded, max_tokens: int) -> Made[Demonstration] | 
         return "no trained token", "there is nothing to learn in it"
     columns = {name: value for name, value in row.columns.items() if name not in FORMS}
     made = Demonstration(encoded.ids, encoded.trained, columns, row.origin)
-    return Made(made, (encoded.ids, encoded.trained), text_of([row.columns.get(name) for name in FORMS]))
+    return Made(made, (encoded.ids, encoded.trained), text_of(row.columns["prompt"]))

@@ -9,12 +9,16 @@ from functools import lru_cache
 from heapq import heapify, heapreplace
 from itertools import islice
 from math import floor
+from typing import Generic, TypeVar
 
-from r1lit.types import Prompt
+from r1lit.data.parting import Loaded
+from r1lit.data.settings import DataSettings
+
+Item = TypeVar("Item")
 
 
-class PromptStream:
-    """Training prompts in seeded order, mixed by weight.
+class PromptStream(Generic[Item]):
+    """Training prompts, or other items, in seeded order, mixed by weight.
 
     Batch ``i`` depends on the seed and on ``i`` alone, so that a resumed run repeats nothing and loses nothing.
     Each source gives each of its prompts once an epoch of its own, in another order every epoch; each stretch of
@@ -33,7 +37,7 @@ class PromptStream:
     """
 
     def __init__(
-        self, sources: Mapping[str, Sequence[Prompt]], weights: Mapping[str, float], batch_size: int, seed: int
+        self, sources: Mapping[str, Sequence[Item]], weights: Mapping[str, float], batch_size: int, seed: int
     ):
         empty = [name for name, prompts in sources.items() if not prompts]
         if empty or not sources:
@@ -48,11 +52,11 @@ class PromptStream:
         # An order is a pure function; it is kept because the batches of an epoch share it.
         self._order = lru_cache(maxsize=4 * len(sources))(self._shuffled)
 
-    def batch(self, step: int) -> list[Prompt]:
+    def batch(self, step: int) -> list[Item]:
         """The prompts of a step, counted from 0."""
         return [self._prompts[source][index] for source, index in self._indices(step)]
 
-    def extra(self, step: int, round: int) -> list[Prompt]:
+    def extra(self, step: int, round: int) -> list[Item]:
         """Further prompts for a step, in rounds from 0: none of its batch nor of its earlier rounds while there are
         others. DAPO's dynamic sampling (arXiv 2503.14476) asks for them in place of groups that teach nothing."""
         used = set(self._indices(step))
@@ -72,6 +76,13 @@ class PromptStream:
         order = list(range(len(self._prompts[source])))
         random.Random(f"{self.seed} {self._names[source]} {occasion}").shuffle(order)
         return order
+
+
+def epochs(loaded: Loaded[Item], settings: DataSettings, batch_size: int) -> PromptStream[Item]:
+    """Batches of every item once an epoch; where a source is given a weight, of the sources in their shares instead."""
+    given = any("weight" in source.model_fields_set for source in settings.training_sources.values())
+    sources, weights = (loaded.sources, loaded.weights) if given else ({"all": loaded.train}, {"all": 1.0})
+    return PromptStream(sources, weights, batch_size, settings.seed)
 
 
 def turns(shares: Sequence[Fraction], start: int) -> Iterator[tuple[int, int]]:

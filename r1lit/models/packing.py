@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakSet
@@ -11,10 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-
-ROW_SEQUENCES = 4
-"""A row is as long as so many of its longest sequence at the most: where attention is computed under a mask, its cost
-grows with the row's length."""
 
 VARLEN = ("flash_attention_2", "flash_attention_3")
 """Attention that computes nothing between sequences, of one row a pass."""
@@ -59,58 +55,48 @@ def micro_batches(model: PreTrainedModel, items: Sequence[Sequenced], tokens: in
     Raises:
         ValueError: where the model does not keep the sequences of a row apart.
     """
-    flat = getattr(model.config, "_attn_implementation", None) in VARLEN
     lengths = [len(item.ids) for item in items]
     if packing and len(items) > 1:
         require_apart(model)
-        rows = plan_rows(lengths, tokens, longest=None if flat else ROW_SEQUENCES)
+        flat = model.config._attn_implementation in VARLEN
+        passes = plan(lengths, tokens, lambda longest: tokens if flat else longest)
     else:
-        rows = [[place] for place in sorted(range(len(items)), key=lambda place: -lengths[place])]
-    # Flash-attention takes one row of several sequences, and any number of rows of one.
-    for part in plan_passes([sum(lengths[place] for place in row) for row in rows], tokens, single=flat and packing):
-        yield collate([[items[place] for place in rows[number]] for number in part])
+        passes = plan(lengths, tokens)
+    for rows in passes:
+        yield collate([[items[place] for place in row] for row in rows])
 
 
-def plan_rows(lengths: Sequence[int], tokens: int, longest: int | None = None) -> list[list[int]]:
-    """Which sequences share a row: first-fit decreasing, so the rows' first sequences are in falling order.
+def plan(lengths: Sequence[int], tokens: int, row_tokens: Callable[[int], int] | None = None) -> list[list[list[int]]]:
+    """Passes of rows of sequences: a pass begins with the longest sequence that is left, and the rows that it has room
+    for are filled with the longest that still fit.
 
     Args:
         lengths: of the sequences.
-        tokens: a row holds at most so many, or one sequence.
-        longest: and at most so many times its longest sequence.
+        tokens: a pass holds at most so many, padding included, or one sequence.
+        row_tokens: what a row holds, given its pass's longest sequence; None for one sequence a row.
 
-    >>> plan_rows([3, 9, 2, 5, 1], tokens=10)
-    [[1, 4], [3, 0, 2]]
-    >>> plan_rows([1, 1, 1, 1, 1], tokens=10, longest=2)
-    [[0, 1], [2, 3], [4]]
+    >>> plan([3, 9, 2, 5, 1], tokens=20, row_tokens=lambda longest: longest)
+    [[[1], [3, 0, 4]], [[2]]]
+    >>> plan([3, 9, 2, 5, 1], tokens=20)
+    [[[1], [3]], [[0], [2], [4]]]
     """
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        length = lengths[place]
-        fitting = next((number for number, free in enumerate(room) if free >= length), None)
-        if fitting is None:
-            rows.append([place])
-            room.append(min(tokens, tokens if longest is None else longest * length) - length)
-        else:
-            rows[fitting].append(place)
-            room[fitting] -= length
-    return rows
-
-
-def plan_passes(lengths: Sequence[int], tokens: int, single: bool = False) -> list[list[int]]:
-    """Which rows go through the model together: the longest first, as many as make ``tokens`` tokens with padding.
-
-    >>> plan_passes([4, 2, 8, 7], tokens=16)
-    [[2, 3], [0, 1]]
-    """
-    passes: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        widest = lengths[passes[-1][0]] if passes else 0
-        if passes and not single and widest * (len(passes[-1]) + 1) <= tokens:
-            passes[-1].append(row)
-        else:
-            passes.append([row])
+    left = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    passes = []
+    while left:
+        longest = lengths[left[0]]
+        width = longest if row_tokens is None else max(longest, min(tokens, row_tokens(longest)))
+        rows: list[list[int]] = [[] for _ in range(max(1, tokens // width))]
+        room = [width] * len(rows)
+        over = []
+        for place in left:
+            row = next((row for row, free in enumerate(room) if free >= lengths[place]), None)
+            if row is None:
+                over.append(place)
+                continue
+            rows[row].append(place)
+            room[row] = room[row] - lengths[place] if row_tokens else 0
+        passes.append([row for row in rows if row])
+        left = over
     return passes
 
 

@@ -146,12 +146,14 @@ class SFTSettings(Settings):
     Attributes:
         loss_on: ``responses``, every assistant turn; ``last_response``, the last one alone; ``text``, every token of
             raw text: plain language modelling.
-        epochs: passes over the demonstrations.
+        epochs: passes over the demonstrations, which come in an order of their own in each; the batch that ends an
+            epoch is filled up from the next one. Where a source has a weight, the sources come in these shares.
         steps: updates; it wins over ``epochs``.
         batch_size: demonstrations an update.
         max_tokens: longer demonstrations are left out, and counted.
         packing: put the demonstrations of an update end to end instead of padding each; no token sees another's.
-        micro_batch_tokens: tokens a forward and backward pass holds at once; it changes memory, never the gradient.
+        micro_batch_tokens: tokens a forward and backward pass holds at once, padding included, or one demonstration
+            that is longer; it changes memory, never the gradient.
         normalize: an update's loss is divided by its trained ``tokens``, or by a ``constant``: ``tokens_per_sample``
             for each demonstration, so that the tokens of short ones weigh no more than those of long ones.
         tokens_per_sample: that constant.
@@ -170,6 +172,14 @@ class SFTSettings(Settings):
     tokens_per_sample: int = Field(512, ge=1)
     max_grad_norm: float = Field(1.0, ge=0)
     max_skipped_updates: int = Field(5, ge=1)
+
+    def updates(self, rows: int) -> int:
+        """How many updates a run over so many demonstrations makes: as many an epoch as make it whole.
+
+        >>> SFTSettings(batch_size=32, epochs=2).updates(100), SFTSettings(steps=5).updates(100)
+        (8, 5)
+        """
+        return self.steps or self.epochs * -(-rows // self.batch_size)
 
 
 class RewardModelSettings(Settings):

@@ -16,6 +16,8 @@ from rich.table import Table
 from r1lit.callbacks.storage import replacing
 from r1lit.functional import seeds_interval
 
+WIDE = 160
+
 Cell = tuple[float, tuple[float, float] | None]
 """A mean over seeds, and its 95 % interval where there is more than one."""
 
@@ -111,12 +113,16 @@ def _cell(values: Sequence[float | None]) -> Cell | None:
 def show(directory: Path, console: Console) -> None:
     """Print the table, the changes and the claims of a chain; write ``table.json`` and ``table.png``."""
     results = Results(directory)
-    console.print(models_table(results))
-    if results.made_from:
-        console.print(changes_table(results))
     verdicts = results.verdicts()
+    tables = [models_table(results)]
+    if results.made_from:
+        tables.append(changes_table(results))
     if verdicts:
-        console.print(claims_table(verdicts))
+        tables.append(claims_table(verdicts))
+    # A file takes lines of any length; rich would cut them as for a terminal.
+    wide = console if console.is_terminal else Console(file=console.file, width=max(console.width, WIDE))
+    for table in tables:
+        wide.print(table)
     write(results, verdicts)
 
 

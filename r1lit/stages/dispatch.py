@@ -22,6 +22,7 @@ from r1lit.stages.reject import reject
 from r1lit.stages.reward_model import train_reward_model
 from r1lit.stages.run import Run
 from r1lit.stages.setup import workbench
+from r1lit.stages.sft import sft
 from r1lit.stages.summary import Summary
 from r1lit.stages.try_reward import try_reward
 
@@ -92,6 +93,7 @@ def _preflight(run: Run, summary: Summary) -> None:
 
 STAGES: Mapping[str, Stage] = {
     "fit": _recorded(fit),
+    "sft": _recorded(sft),
     "reward_model": _recorded(train_reward_model),
     "evaluate": _recorded(_evaluate),
     "preflight": _recorded(_preflight),

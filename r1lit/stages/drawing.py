@@ -58,11 +58,11 @@ class Drawer:
         for name, numbered in self._batches(asking):
             if name not in self.log.finished:
                 prompts = [prompt for _, prompt in numbered]
+                owners = [prompt for prompt in prompts for _ in range(asking.k)]
                 with arithmetic(self.run):
                     scored = self._scored(asking, sampler, prompts, _seed(self.run.command.seed, name))
-                owners = [prompt for prompt in prompts for _ in range(asking.k)]
-                samples = self._samples(asking, scored, [number for number, _ in numbered for _ in range(asking.k)])
-                samples = self.verdicts.decide(samples, owners)
+                    samples = self._samples(asking, scored, [number for number, _ in numbered for _ in range(asking.k)])
+                    samples = self.verdicts.decide(samples, owners)
                 self.log.append(name, samples, [prompt.raw for prompt in owners])
                 self.verdicts.count(samples)
             advance(len(numbered))
@@ -110,8 +110,7 @@ def _cut(group: Group, cut: Callable[[str], str] | None) -> Group:
         return group
     texts = [cut(text) for text in group.completions]
     truncated = [
-        flag and text == whole
-        for flag, text, whole in zip(group.truncated, texts, group.completions, strict=True)
+        flag and text == whole for flag, text, whole in zip(group.truncated, texts, group.completions, strict=True)
     ]
     return replace(group, completions=texts, truncated=truncated)
 

@@ -28,12 +28,15 @@ def export(run: Run, summary: Summary) -> None:
         raise ConfigError(
             [f"stage=export writes a run's last checkpoint, but {run.directory} has none; set resume=RUN_DIRECTORY"]
         )
-    state = torch.load(found[-1], map_location="cpu", weights_only=True)["state_dict"]
+    checkpoint = torch.load(found[-1], map_location="cpu", weights_only=True)
+    state = checkpoint["state_dict"]
     prefix = next(prefix for prefix in TRAINED if any(name.startswith(prefix) for name in state))
     model, tokenizer = TRAINED[prefix](run)
     model.load_state_dict(
         {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     )
+    if "stop_ids" in checkpoint:
+        model.generation_config.eos_token_id = checkpoint["stop_ids"]
     write_model(model, tokenizer, run)
     summary.say(f"{found[-1].name} is now in {run.directory / 'model'}")
 

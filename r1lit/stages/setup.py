@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.data.prompts import Check, LoadedPrompts, load_measured, load_prompts
 from r1lit.models.loading import ModelSettings, load_policy
+from r1lit.rewards.code_tests import suite_problem
 from r1lit.rewards.gold import gold_problem
 from r1lit.rewards.pool import RewardPool
+from r1lit.rewards.spec import RewardSettings
 from r1lit.rewards.targets import plugin_paths
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
 
 TRAINS_ON_PROMPTS = frozenset({"fit", "preflight"})
+
+COMPARED: Mapping[str, Check] = {
+    "r1lit.rewards.accuracy.accuracy": gold_problem,
+    "r1lit.rewards.code.Code": suite_problem,
+}
+"""Rewards by target, and what says whether a row has what they compare with."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +77,11 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
 
 
 @contextmanager
-def workbench(run: Run) -> Iterator[Workbench]:
-    """Start the reward processes, load the model and the prompts, and close the processes at the end."""
+def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None) -> Iterator[Workbench]:
+    """Start the reward processes, load the prompts, and the model where it is not ``loaded``; close the processes at
+    the end."""
     with reward_pool(run) as rewards:
-        policy, tokenizer = load_model(run.model)
+        policy, tokenizer = loaded or load_model(run.model)
         policy.to(device_of(run.trainer.accelerator))
         prompts = _prompts(run, tokenizer)
         _check_held_out(run, prompts)
@@ -88,11 +99,16 @@ def _prompts(run: Run, tokenizer: PreTrainedTokenizerBase) -> LoadedPrompts:
 
 
 def _checks(run: Run) -> Sequence[Check]:
-    """What a row must pass beside being a prompt: an answer that the accuracy reward can compare with."""
-    accuracy = run.rewards.get("accuracy")
-    if accuracy is None:
-        return ()
-    return (lambda columns: gold_problem(columns) if accuracy.applies(columns) else None,)
+    """What a row must pass beside being a prompt: what its rewards compare with can be read."""
+    return [
+        partial(_problem, settings, COMPARED[settings.dotted_path])
+        for settings in run.rewards.values()
+        if settings.dotted_path in COMPARED
+    ]
+
+
+def _problem(settings: RewardSettings, compared: Check, columns: Mapping[str, Any]) -> str | None:
+    return compared(columns) if settings.applies(columns) else None
 
 
 def _check_held_out(run: Run, prompts: LoadedPrompts) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from r1lit.text.encoding import OPENED_THINKING, TAGS, PromptEncoder, any_of, check_messages
 from r1lit.text.replies import ReplyEncoder
-from r1lit.text.templates import TEMPLATES
 from r1lit.text.thinking import CLOSE_THINK, OPEN_THINK
 
 REWRITTEN = (
@@ -48,22 +47,21 @@ class TurnEncoder(ReplyEncoder):
         super().__init__(tokenizer, template)
         self._stops = {number for number, text in self._guarded_ids.items() if text not in TAGS}
         self._end = (tokenizer.eos_token_id,)
-        self._tail = TEMPLATES.get(template, template).split("{prompt}", 1)[1]
 
     # The model that samples is given the reasoning that a template opens; so is this one.
     _render = PromptEncoder._render
 
     def encode_answer(self, prompt: str, response: str) -> Encoded:
-        """A plain prompt and its answer; a space goes between them where a template's last word does not end in one.
+        """A plain prompt in its template and its answer, nothing put between them: a space that is to stand there is
+        the answer's first.
 
         Raises:
             ValueError: for text that would become a special token in spite of all, and for an answer that does not
                 go on from the reasoning that the template opens.
         """
         given, prefill = self.encode(prompt)
-        said = going_on(prefill, response)
-        parted = prefill or not self._tail or self._tail[-1].isspace() or said[:1].isspace()
-        return _joined([(given, False), (self.encode_reply(said if parted else f" {said}"), True), (self._end, True)])
+        said = self.encode_reply(going_on(prefill, response))
+        return _joined([(given, False), (said, True), (self._end, True)])
 
     def encode_conversation(self, messages: Sequence[Mapping[str, Any]], every: bool = False) -> Encoded:
         """Chat messages up to the assistant's last one, which is learnt; with ``every`` all of the assistant's are.
@@ -106,7 +104,7 @@ class TurnEncoder(ReplyEncoder):
             ValueError: for text that would become a special token in spite of all.
         """
         begin = () if self._bos is None else (self._bos,)
-        return _joined([(begin, False), (self.encode_reply(text, begun=bool(begin)), True), (self._end, True)])
+        return _joined([(begin, False), (self.encode_reply(text, begun=False), True), (self._end, True)])
 
     def _content(self, message: Mapping[str, Any], guard: Guard) -> str:
         # The template must see the assistant's own tags: many leave out its earlier reasoning.

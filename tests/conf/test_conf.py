@@ -31,6 +31,8 @@ def test_every_member_of_every_group_composes(group, member, tmp_path):
     own = {"data": [f"data.path={tmp_path / 'data.jsonl'}"], "model": ["model.path=some/name"]}
     own["reward"] = [f"reward.{member}.model=some/name"]
     extra = own.get(group, []) if member in ("prompts", "local", "preference", "harmlessness") else []
+    if member in ("win_rate", "open_ended"):
+        extra = ["reward.win_rate.judge.base_url=http://localhost/v1", "reward.win_rate.judge.model=some/name"]
     choice = f"reward=[accuracy,{member}]" if group == "reward" else f"{group}={member}"
     run = compose(choice, *extra)
     assert run.algorithm.objective is not None

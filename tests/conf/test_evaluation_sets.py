@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
+import re
+import zlib
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from chat_server import Said, serving
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
@@ -22,6 +27,13 @@ from r1lit.types import Group
 OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
 PAPER = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 32768}
 THOUGHT = "<think> Let me see. </think>"
+
+
+
+def packed(cases) -> str:
+    """As LiveCodeBench packs its private tests."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
+
 
 AIME = [
     {"id": 60, "problem": "How long is the walk?", "solution": "So 204.", "answer": "204", "url": "u", "year": "2024"},
@@ -59,6 +71,60 @@ MMLU_PRO = [
         "src": "s",
     }
     for number, (count, right, category) in enumerate([(10, 9, "law"), (3, 0, "math"), (4, 2, "law")])
+]
+
+IFEVAL = [
+    {
+        "key": 1000,
+        "prompt": "Write about tea, in at least 5 words. Use no commas.",
+        "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+        "kwargs": [
+            {"num_words": None, "relation": None, "end_phrase": None},
+            {"num_words": 5, "relation": "at least", "end_phrase": None},
+        ],
+    },
+    {
+        "key": 1001,
+        "prompt": "Say bye. End with: The end",
+        "instruction_id_list": ["startend:end_checker"],
+        "kwargs": [{"num_words": None, "relation": None, "end_phrase": "The end"}],
+    },
+    {
+        "key": 1002,
+        "prompt": "Fill in a form with 1 placeholder.",
+        "instruction_id_list": ["detectable_content:number_placeholders"],
+        "kwargs": [{"num_words": None, "relation": None, "end_phrase": None, "num_placeholders": 1}],
+    },
+]
+LIVECODEBENCH = [
+    {
+        "question_title": "Sum",
+        "question_content": "Add two numbers {a} and {b}.",
+        "platform": "atcoder",
+        "question_id": "abc1",
+        "contest_date": "2024-10-05T00:00:00",
+        "starter_code": "",
+        "difficulty": "easy",
+        "public_test_cases": json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]),
+        "private_test_cases": packed([{"input": "5 5\n", "output": "10\n", "testtype": "stdin"}]),
+        "metadata": "{}",
+    },
+    {
+        "question_title": "Top",
+        "question_content": "Find the largest.",
+        "platform": "leetcode",
+        "question_id": "2",
+        "contest_date": "2024-11-05T00:00:00",
+        "starter_code": "class Solution:\n    def top(self, items: List[int]) -> int:\n        ",
+        "difficulty": "easy",
+        "public_test_cases": json.dumps([{"input": "[1, 3, 2]", "output": "3", "testtype": "functional"}]),
+        "private_test_cases": packed([{"input": "[7, 3]", "output": "7", "testtype": "functional"}]),
+        "metadata": json.dumps({"func_name": "top"}),
+    },
+]
+OPEN_ENDED = [
+    {"instruction": f"Tell me of {thing}.", "output": f"A text of {thing}.", "generator": "gpt4", "dataset": "helpful"}
+    for thing in ("tea", "cups", "spoons")
 ]
 
 
@@ -181,36 +247,12 @@ SETS = [name for name in config_groups()["evaluation"] if name not in ("held_out
 def test_without_the_hub_the_error_says_how_to_use_a_copy(name, tokenizer, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    run = run_of(name)
+    judge = ["reward.win_rate.judge.base_url=http://localhost/v1", "reward.win_rate.judge.model=judge"]
+    run = run_of(name, *(judge if name == "open_ended" else []))
     (source,) = run.evaluation.sources.values()
     with pytest.raises(DataError, match=rf"set evaluation\.sources\.{name}\.path=FILE_OR_FOLDER$") as error:
         _prompts(run, tokenizer)
     assert source.hub in str(error.value)
-
-IFEVAL = [
-    {
-        "key": 1000,
-        "prompt": "Write about tea, in at least 5 words. Use no commas.",
-        "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
-        "kwargs": [
-            {"num_words": None, "relation": None, "end_phrase": None},
-            {"num_words": 5, "relation": "at least", "end_phrase": None},
-        ],
-    },
-    {
-        "key": 1001,
-        "prompt": "Say bye. End with: The end",
-        "instruction_id_list": ["startend:end_checker"],
-        "kwargs": [{"num_words": None, "relation": None, "end_phrase": "The end"}],
-    },
-    {
-        "key": 1002,
-        "prompt": "Fill in a form with 1 placeholder.",
-        "instruction_id_list": ["detectable_content:number_placeholders"],
-        "kwargs": [{"num_words": None, "relation": None, "end_phrase": None, "num_placeholders": 1}],
-    },
-]
-
 
 @pytest.mark.parametrize("parquet", [False, True])
 def test_instructions_are_judged_by_their_own_reward(load, parquet):
@@ -231,8 +273,48 @@ def test_instructions_are_judged_by_their_own_reward(load, parquet):
 
 def test_a_set_brings_its_reward_as_a_measure_and_leaves_a_chosen_one_as_it_is(load):
     run, _ = load("ifeval", IFEVAL)
-    assert {name: reward.weight for name, reward in run.rewards.items() if reward.weight} == {"accuracy": 1, "format": 1}
+    weighty = {name: reward.weight for name, reward in run.rewards.items() if reward.weight}
+    assert weighty == {"accuracy": 1.0, "format": 1.0}
     assert run.rewards["instructions"].when == {"task": "ifeval"}
     run, _ = load("ifeval", IFEVAL, "reward=[instructions]")
     assert {name: reward.weight for name, reward in run.rewards.items() if reward.weight} == {"instructions": 1}
     assert run.rewards["instructions"].when is None
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_programs_are_judged_by_running_them(load, parquet):
+    run, prompts = load("livecodebench", LIVECODEBENCH, parquet=parquet)
+    assert (run.evaluation.metric, run.evaluation.k) == ("code", 8)
+    assert "standard input" in prompts[0].raw and "Add two numbers {a} and {b}." in prompts[0].raw
+    assert f"```python\n{LIVECODEBENCH[1]['starter_code']}\n```" in prompts[1].raw
+    right = ["a, b = map(int, input().split())\nprint(a + b)", f"{LIVECODEBENCH[1]['starter_code']}return max(items)"]
+    # Right on the public test alone.
+    lucky = ["input()\nprint(3)", f"{LIVECODEBENCH[1]['starter_code']}return 3"]
+    said = [[f"{THOUGHT} So:\n```python\n{program}\n```" for program in programs] for programs in (right, lucky)]
+    thought = [f"<think> ```python\n{program}\n``` </think> No program." for program in right]
+    assert judged(run, prompts, *said, thought) == [[1.0, 0.0, 0.0]] * 2
+    assert judged(run, prompts, right, reward="accuracy") == [[None]] * 2
+
+
+def test_rows_whose_tests_cannot_be_read_are_told_of(load):
+    with pytest.raises(DataError, match="failed check: the tests cannot be used: the private tests"):
+        load("livecodebench", [*LIVECODEBENCH, LIVECODEBENCH[0] | {"private_test_cases": "gone"}])
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_open_ended_answers_are_judged_against_a_reference(load, parquet):
+    def longer(body, number):
+        text = body["messages"][0]["content"]
+        first, second = (re.search(rf"BEGIN ANSWER {name} \w+\]\n(.*?)\n\[END", text, re.S)[1] for name in "AB")
+        return Said(f"VERDICT: {'A' if len(first) >= len(second) else 'B'}")
+
+    with serving(longer) as server:
+        judge = [f"reward.win_rate.judge.base_url={server.url}", "reward.win_rate.judge.model=judge"]
+        run, prompts = load("open_ended", OPEN_ENDED, *judge, parquet=parquet)
+        assert [prompt.raw for prompt in prompts] == [row["instruction"] for row in OPEN_ENDED]
+        good = [f"<think> Short? </think> {row['output']} And more." for row in OPEN_ENDED]
+        same = [f"<think> Long, very long, and longer. </think> {row['output']}" for row in OPEN_ENDED]
+        bad = [f"{THOUGHT} No." for _ in OPEN_ENDED]
+        assert judged(run, prompts, good, same, bad) == [[1.0, 0.5, 0.0]] * 3
+        assert len(server.requests) == 18
+        assert judged(run, prompts, good, reward="accuracy") == [[None]] * 3

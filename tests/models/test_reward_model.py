@@ -103,9 +103,10 @@ print(json.dumps(given))
 
 def test_a_model_that_pads_with_its_end(tmp_path):
     """Common among released models: the end is then skipped as padding is, alone as well as in a batch."""
-    config = GPT2Config(vocab_size=451, n_embd=16, n_layer=1, n_head=2, n_positions=32, initializer_range=0.3)
-    torch.manual_seed(0)
     _, tokenizer = load_policy(ModelSettings(path="tiny"))
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    config = GPT2Config(vocab_size=len(tokenizer), initializer_range=0.3, **size)
+    torch.manual_seed(0)
     tokenizer.pad_token = tokenizer.eos_token
     save_model(GPT2LMHeadModel(config), tokenizer, tmp_path / "policy")
     model, tokenizer = new_reward_model(ModelSettings(path=str(tmp_path / "policy")), head_std=1.0)
@@ -117,11 +118,11 @@ def test_a_model_that_pads_with_its_end(tmp_path):
 
 
 def test_dropout_is_off_and_untied_heads_are_left_behind(tmp_path, caplog, capfd):
+    _, tokenizer = load_policy(ModelSettings(path="tiny"))
     config = Qwen2Config(
-        vocab_size=451, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, attention_dropout=0.5, tie_word_embeddings=False,
     )  # fmt: skip
-    _, tokenizer = load_policy(ModelSettings(path="tiny"))
     save_model(Qwen2ForCausalLM(config), tokenizer, tmp_path / "policy")
     caplog.clear()
     model, _ = new_reward_model(ModelSettings(path=str(tmp_path / "policy")), head_std=1.0)

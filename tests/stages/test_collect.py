@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import datasets
@@ -36,6 +36,10 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def in_order(found: Iterable[dict]) -> list[str]:
+    return sorted(json.dumps(row) for row in found)
+
+
 def test_the_command_then_the_edits_then_the_final_file(r1lit, tmp_path):
     """Every method, the account, a file that people can edit, and what comes of it."""
     methods = [
@@ -56,7 +60,7 @@ def test_the_command_then_the_edits_then_the_final_file(r1lit, tmp_path):
     assert account["samples"] == len(candidates) == 264 and account["kept"] == len(kept) >= 3
     assert account["kept"] + sum(account["dropped"].values()) == 264
     assert "dropped: wrong" in done.stderr and "kept from outputs:tiny" in done.stderr
-    assert [row for row in candidates if row["status"] == "kept"] == kept
+    assert in_order(row for row in candidates if row["status"] == "kept") == in_order(kept)
     for row in kept:
         parts = split(row["response"])
         assert row["response"] == f"<think> {parts.thought} </think> <answer> {parts.answer} </answer>"
@@ -68,7 +72,8 @@ def test_the_command_then_the_edits_then_the_final_file(r1lit, tmp_path):
 
     edited = [dict(row) for row in candidates]
     numbers = [n for n, row in enumerate(edited) if row["status"] == "kept"]
-    wrong = next(n for n, row in enumerate(edited) if row["status"] == "dropped: wrong")
+    taken = {edited[n]["prompt"] for n in numbers[:3]}
+    wrong = next(n for n, row in enumerate(edited) if row["status"] == "dropped: wrong" and row["prompt"] not in taken)
     edited[numbers[0]]["status"] = "dropped: dull"
     shorter = f"<think>  Step by step.</think>\n<answer> {edited[numbers[1]]['answer']} </answer>"
     edited[numbers[1]] |= {"status": "edited", "response": shorter}
@@ -76,19 +81,19 @@ def test_the_command_then_the_edits_then_the_final_file(r1lit, tmp_path):
     edited[numbers[2]] |= {"response": "<think> So it is. </think> <answer> 99 </answer>"}
     path = tmp_path / "edited.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in edited))
-    refused = r1lit(*QUICK, f"collect.edited={path}", check=False)
-    assert refused.returncode == 1 and f"edited.jsonl:{numbers[2] + 1}: the answer is wrong by rule" in refused.stderr
-    assert "1 of 264 lines cannot be used" in refused.stderr
+    wrong_by_rule = rf"(?s)1 of 264 lines cannot.*edited\.jsonl:{numbers[2] + 1}: the answer is wrong by rule"
+    with pytest.raises(EditedError, match=wrong_by_rule):
+        collected(tmp_path / "final", f"collect.edited={path}")
     edited[numbers[2]]["response"] = candidates[numbers[2]]["response"]
     path.write_text("".join(json.dumps(row) + "\n" for row in edited))
-    r1lit(*QUICK, f"collect.edited={path}", "name=final")
-    (final,) = (tmp_path / "runs" / "final").iterdir()
-    found = {row["prompt"]: row for row in rows(final / "demonstrations.jsonl")}
-    assert len(found) in (len(kept), len(kept) - 1)
-    assert edited[numbers[0]]["prompt"] not in found
-    assert found[edited[numbers[1]]["prompt"]]["response"] == shorter
-    figures = json.loads((final / "summary.json").read_text())["edited"]
-    assert figures["statuses"]["approved"] == figures["statuses"]["edited"] == 1 and figures["unjudged"] == 0
+    figures, _ = collected(tmp_path / "final", f"collect.edited={path}")
+    found = rows(tmp_path / "final" / "demonstrations.jsonl")
+    assert len(found) == len(kept), "one was dropped, one approved"
+    assert edited[numbers[0]]["prompt"] not in {row["prompt"] for row in found}
+    assert [row["response"] for row in found if row["status"] == "edited"] == [shorter]
+    assert [row["prompt"] for row in found if row["status"] == "approved"] == [edited[wrong]["prompt"]]
+    statuses = figures["edited"]["statuses"]
+    assert statuses["approved"] == statuses["edited"] == 1 and figures["edited"]["unjudged"] == 0
 
 
 def test_what_was_sampled_is_not_sampled_again(tmp_path):
@@ -118,8 +123,8 @@ def test_summaries_by_a_model_are_judged_again(tmp_path):
     def summarise(body: dict, number: int) -> Said:
         asked = body["messages"][0]["content"]
         answer = asked.split("[BEGIN ANSWER ")[1].split("\n")[1]
-        said = {0: "It is 4242.", 1: " ", 2: "<think> short? </think> We add up. The answer is"}.get(number % 4, "The answer is")
-        return Said(said if number % 4 < 2 else f"{said} {answer}.")
+        right = f"The answer is {answer}."
+        return Said(["It is 4242.", " ", f"<think> short? </think> We add up. {right}", right][number % 4])
 
     with serving(summarise) as server:
         figures, _ = collected(
@@ -141,7 +146,7 @@ def test_summaries_by_a_model_are_judged_again(tmp_path):
 
 
 def test_prompts_that_leave_no_room_are_not_asked_and_said(tmp_path):
-    long = "[{prompt: '1 + 1 = ?', response: '" + "one plus one is two, " * 60 + "'}]"
+    long = "[{prompt: '1 + 1 = ?', response: '" + "one plus one is two, " * 150 + "'}]"
     examples = f"collect.methods.few_shot.examples={long}"
     figures, shown = collected(tmp_path, "collect.methods.few_shot.k=1", examples, "collect.methods.direct.k=0")
     assert figures["collection"]["not_asked"] == {"few_shot:tiny": 24, "outputs:tiny": 0}

@@ -111,7 +111,7 @@ def test_wandb_offline_through_the_command_and_resumed(r1lit, tmp_path):
     done = r1lit(*SHORT, *own, "evaluation.every=2", WANDB_MODE="offline", **keyless)
     assert "Traceback" not in done.stderr and "wandb sync" in done.stderr
     (folder,) = (tmp_path / "runs" / "r1_zero").iterdir()
-    r1lit(f"resume={folder}", "algorithm.steps=3", WANDB_MODE="offline", **keyless)
+    trained(folder, *own, "logger.mode=offline", "algorithm.steps=3", f"resume={folder}")
 
     first, second = logs(folder)
     identity = (folder / "wandb_id").read_text().strip()
@@ -141,8 +141,12 @@ def test_wandb_offline_through_the_command_and_resumed(r1lit, tmp_path):
         summary |= {item.key or "/".join(item.nested_key): item.value_json for item in record.summary.update}
     for name, value in (("before", "before"), ("after", "after"), ("validation", "after")):
         assert float(summary[f"{name}/pass@1"]) == pytest.approx(figures[value]["pass@1"])
-    tables = [(path, row["step"], row["completions/path"]) for path in (first, second) for row in history(path) if
-              "completions/path" in row]
+    tables = [
+        (path, row["step"], row["completions/path"])
+        for path in (first, second)
+        for row in history(path)
+        if "completions/path" in row
+    ]
     assert [step for _, step, _ in tables] == [0, 1, 2]
     shown = json.loads((tables[0][0].parent / "files" / tables[0][2]).read_text())
     assert shown["columns"] == [
@@ -171,9 +175,7 @@ def test_modes(tmp_path, monkeypatch, settings, environment, mode):
     assert isinstance(logger, WandbRun) and logger.mode == mode
 
 
-@pytest.mark.parametrize(
-    ("settings", "environment"), [(["logger.mode=online"], {}), ([], {"WANDB_MODE": "online"})]
-)
+@pytest.mark.parametrize(("settings", "environment"), [(["logger.mode=online"], {}), ([], {"WANDB_MODE": "online"})])
 def test_online_without_a_key_is_refused(tmp_path, monkeypatch, settings, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

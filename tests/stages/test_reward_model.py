@@ -227,7 +227,7 @@ def test_the_experiments_are_the_papers(tmp_path):
 def test_the_embedded_data_makes_a_model_that_tells_unseen_replies_apart(tmp_path, experiment):
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_directory(), version_base="1.3"):
-        config = compose("config", [f"experiment={experiment}", "logger=none"])
+        config = compose("config", [f"experiment={experiment}", "logger=none", "reward_model.steps=30"])
     run = read(OmegaConf.to_container(config, resolve=True), tmp_path)
     train_reward_model(run, Summary(tmp_path, Console(file=io.StringIO())))
     assert summary_of(tmp_path)["held_out"]["after"]["accuracy"] > 0.9

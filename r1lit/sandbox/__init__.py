@@ -1,0 +1,1 @@
+"""Runs Python programs that nobody trusts; knows nothing of rewards."""

@@ -1,0 +1,166 @@
+"""Fine-tune a policy on demonstrations: measure it on held-out ones, train, measure again, export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lit.callbacks.evaluation import PeriodicEvaluation
+from r1lit.callbacks.recorder import read_metrics
+from r1lit.data.demonstrations import Demonstration, LoadedDemonstrations, load_demonstrations
+from r1lit.data.module import StepDataModule
+from r1lit.data.stream import epochs
+from r1lit.models.loading import stop_ids
+from r1lit.models.packing import require_apart
+from r1lit.modules.sft import SFT, demonstration_figures, trained_tokens
+from r1lit.settings import ConfigError
+from r1lit.stages.evaluate import summarize
+from r1lit.stages.export import write_model
+from r1lit.stages.loggers import build_loggers, logged
+from r1lit.stages.measure import measure
+from r1lit.stages.run import Run
+from r1lit.stages.setup import arithmetic, device_of, load_model, workbench
+from r1lit.stages.summary import Summary
+from r1lit.stages.training import build_trainer, resume_point
+
+SHOWN = {
+    "loss": ("loss", ".3f"),
+    "accuracy": ("mean_token_accuracy", ".2f"),
+    "epoch": ("epoch", ".2f"),
+    "tok/s": ("perf/tokens_per_second", ",.0f"),
+}
+
+
+def sft(run: Run, summary: Summary) -> None:
+    """Leaves a model directory, metrics and a summary in the run's directory.
+
+    Raises:
+        ConfigError: where model or data cannot be used.
+    """
+    checkpoint = resume_point(run, summary)
+    loggers = build_loggers(run, checkpoint)
+    policy, tokenizer = load_model(run.model)
+    policy.to(device_of(run.trainer.accelerator))
+    demonstrations = load(run, policy, tokenizer)
+    with logged(loggers, summary):
+        _show(demonstrations, summary)
+        _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
+        held_out = demonstrations.validation[: run.evaluation.prompts]
+        if run.evaluation.before:
+            if held_out and "before" not in summary.figures.get("held_out", {}):
+                _foretell("before", run, policy, held_out, summary)
+            if "before" not in summary.figures:
+                evaluated("before", run, policy, tokenizer, summary)
+        rows = len(demonstrations.train)
+        steps = run.sft.updates(rows)
+        stream = epochs(demonstrations, run.data, run.sft.batch_size)
+        trainer = build_trainer(
+            run,
+            summary,
+            loggers,
+            steps,
+            shown=SHOWN,
+            measuring=[
+                PeriodicEvaluation(lambda: _figures(run, policy, held_out), run.evaluation.every if held_out else 0)
+            ],
+        )
+        module = SFT(policy, run.sft, run.optimizer, steps, rows)
+        with summary.timed("fit"):
+            trainer.fit(module, datamodule=StepDataModule(stream, steps), ckpt_path=checkpoint, weights_only=True)
+        write_model(policy, tokenizer, run)
+        summary.training(read_metrics(run.directory / "metrics.jsonl"))
+        if held_out:
+            _foretell("after", run, policy, held_out, summary)
+        evaluated("after", run, policy, tokenizer, summary)
+
+
+def load(run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedDemonstrations:
+    """The demonstrations of a run.
+
+    Raises:
+        ConfigError: where they are longer than the model's positions, or the model cannot take several in a row.
+        DataError: where the data cannot be used.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError([f"model.path={run.model.path}: its tokenizer has no eos token to end an answer; set one"])
+    if run.sft.packing:
+        try:
+            require_apart(policy)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+    demonstrations = load_demonstrations(run.data, tokenizer, run.sft.loss_on, run.sft.max_tokens)
+    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(item.ids) for item in [*demonstrations.train, *demonstrations.validation])
+    if positions and longest > positions:
+        raise ConfigError(
+            [
+                f"the longest demonstration has {longest} tokens, more than the model's {positions} positions; set "
+                f"sft.max_tokens={positions} or less, which leaves such ones out"
+            ]
+        )
+    return demonstrations
+
+
+def evaluated(
+    when: str, run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, summary: Summary
+) -> None:
+    """Sample answers to the prompts of ``evaluation.sources`` and judge them, where the run asks for that."""
+    if not (run.evaluation.enabled and run.evaluation.sources):
+        return
+    with workbench(run, (policy, tokenizer)) as bench:
+        summary.add(metric=run.evaluation.metric)
+        summary.evaluation(when, summarize(measure(run, bench, summary)))
+
+
+def _show(demonstrations: LoadedDemonstrations, summary: Summary) -> None:
+    """How many there are, how many rows were left out for what, and how much of them is to be learnt."""
+    train, held_out = demonstrations.train, demonstrations.validation
+    rows = "".join(f"\n  {line}" for line in str(demonstrations.report).splitlines())
+    tokens, trained = sum(len(item.ids) for item in train), trained_tokens(train)
+    figures = {
+        "train": len(train),
+        "held_out": len(held_out),
+        "left_out": {report.name: dict(report.bad + report.left_out) for report in demonstrations.report.sources},
+        "tokens": tokens,
+        "trained_tokens": trained,
+        "longest": max(len(item.ids) for item in train),
+    }
+    summary.add(demonstrations=figures)
+    summary.say(
+        f"demonstrations: {len(train)} to train on, {len(held_out)} held out{rows}\n"
+        f"tokens: {tokens} to train on, {trained} of them to learn; longest demonstration {figures['longest']}"
+    )
+
+
+def _learn_to_stop(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    summary: Summary,
+) -> None:
+    """What ends the demonstrations ends what the model samples: a base model's chat template has a token of its own
+    for the end of a turn."""
+    stops = stop_ids(policy, tokenizer)
+    further = sorted({item.ids[-1] for item in demonstrations} - {*stops})
+    if further:
+        policy.generation_config.eos_token_id = [*stops, *further]
+        names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(further)))
+        summary.say(f"the chat template ends a turn with {names}, which from now on ends the model's completions too")
+
+
+def _figures(run: Run, policy: PreTrainedModel, demonstrations: Sequence[Demonstration]) -> dict[str, float]:
+    with arithmetic(run):
+        return demonstration_figures(policy, demonstrations, run.sft)
+
+
+def _foretell(
+    when: str, run: Run, policy: PreTrainedModel, demonstrations: Sequence[Demonstration], summary: Summary
+) -> None:
+    with summary.timed("evaluate"):
+        figures = _figures(run, policy, demonstrations)
+    summary.add(held_out=summary.figures.get("held_out", {}) | {when: figures})
+    summary.say(
+        f"{when} training: held-out loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.4g}, token accuracy "
+        f"{figures['mean_token_accuracy']:.3f}, on {figures['demonstrations']} demonstrations"
+    )
