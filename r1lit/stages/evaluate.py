@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from r1lit.functional import majority_vote, mean_interval, pass_at_k
-from r1lit.rewards.accuracy import vote_key
+from r1lit.rewards.accuracy import UNVERIFIED, vote_key
 from r1lit.rewards.format import format as format_reward
 from r1lit.rewards.pool import RewardPool
 from r1lit.rollout.sampler import Sampler
@@ -47,6 +47,11 @@ class Judged:
     @property
     def task(self) -> str:
         return str(self.group.prompt.columns.get("task") or "all")
+
+    @property
+    def votes(self) -> bool:
+        """False where answers are not compared with each other: a majority of programs or of essays means nothing."""
+        return self.group.prompt.columns.get("verifier") != UNVERIFIED
 
     def consensus(self) -> float:
         """1 where the most frequent answer, however it is put, is right (cons@k), else 0."""
@@ -140,9 +145,9 @@ def _correctness(judged: Sequence[Judged]) -> dict[str, Any]:
     for name, interval_name, values in (
         ("pass@1", "ci95", [right / k for right in correct]),
         (f"pass@{k}", f"pass@{k}_ci95", pass_at_k(k, correct, k).tolist()),
-        (f"cons@{k}", f"cons@{k}_ci95", [item.consensus() for item in judged]),
+        (f"cons@{k}", f"cons@{k}_ci95", [item.consensus() for item in judged if item.votes]),
     ):
-        if name not in figures:
+        if values and name not in figures:
             mean, low, high = mean_interval(values)
             figures |= {name: mean, interval_name: [low, high]}
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from r1lit.callbacks.alarms import HackingAlarms
 from r1lit.callbacks.completions import CompletionsTable
 from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.callbacks.recorder import read_metrics
@@ -45,6 +46,7 @@ def fit(run: Run, summary: Summary) -> None:
             shown=_shown(run.evaluation.metric),
             measuring=[
                 PeriodicEvaluation(lambda: _scalars(run, bench, summary), run.evaluation.every),
+                HackingAlarms(run.directory, run.rewards, run.alarms),
                 CompletionsTable(run.directory, run.completions.every),
             ],
         )

@@ -127,14 +127,14 @@ def _wandb_mode(asked: str) -> str:
         return _KEYLESS[mode]
     # Where the environment says offline, wandb would not look for a key; aloud, it would ask the network whose it is.
     own = wandb.setup().settings
-    own.mode, own.silent = mode, True
+    silent, own.mode, own.silent = own.silent, mode, True
     try:
         found = wandb.login(prompt=False, verify=False)
     except (wandb.errors.Error, ValueError) as error:
         problem = f"logger=wandb, but what there is for a key is none ({error}); mend WANDB_API_KEY, or set {_OFFLINE}"
         raise ConfigError([problem]) from error
     finally:
-        own.silent = False
+        own.silent = silent
     if found:
         return mode
     if asked == "auto" and "WANDB_MODE" not in os.environ:

@@ -13,7 +13,7 @@ from r1lit.callbacks.recorder import read_metrics
 from r1lit.data.module import StepDataModule
 from r1lit.data.parting import Loaded
 from r1lit.data.preferences import LENGTHS, Judgement, load_judgements
-from r1lit.data.stream import PromptStream
+from r1lit.data.stream import epochs
 from r1lit.models.reward_model import Scoring, new_reward_model, score_rows, set_scoring
 from r1lit.modules.reward_model import RewardModel
 from r1lit.settings import ConfigError
@@ -49,7 +49,7 @@ def train_reward_model(run: Run, summary: Summary) -> None:
         held_out = bool(judgements.validation)
         if held_out and run.evaluation.before and "before" not in summary.figures.get("held_out", {}):
             _measure("before", run, _scores(run, model, measured), measured, summary)
-        stream, steps = _stream(run, judgements), run.reward_model.updates(len(judgements.train))
+        stream, steps = epochs(judgements, run.data, run.reward_model.batch_size), run.reward_model.updates(len(judgements.train))
         every = run.evaluation.every if held_out else 0
         trainer = build_trainer(
             run,
@@ -108,14 +108,6 @@ def load(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             ]
         )
     return judgements
-
-
-def _stream(run: Run, judgements: Loaded[Judgement]) -> PromptStream:
-    """Every row once an epoch; where a source is given a weight, the sources in their shares instead."""
-    given = any("weight" in source.model_fields_set for source in run.data.training_sources.values())
-    sources = judgements.sources if given else {"all": judgements.train}
-    weights = judgements.weights if given else {"all": 1.0}
-    return PromptStream(sources, weights, run.reward_model.batch_size, run.data.seed)
 
 
 def _show(judgements: Loaded[Judgement], run: Run, summary: Summary) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from r1lit.callbacks.alarms import AlarmSettings, alarm_problems
 from r1lit.data.settings import DataSettings
 from r1lit.data.splits import HELD_OUT_SHARE
 from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
@@ -38,6 +39,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "preflight": PreflightSettings,
     "evaluation": EvaluationSettings,
     "completions": CompletionsSettings,
+    "alarms": AlarmSettings,
     "sft": SFTSettings,
     "reward_model": RewardModelSettings,
     "collect": CollectSettings,
@@ -69,6 +71,7 @@ class Run:
     preflight: PreflightSettings
     evaluation: EvaluationSettings
     completions: CompletionsSettings
+    alarms: AlarmSettings
     sft: SFTSettings
     reward_model: RewardModelSettings
     collect: CollectSettings
@@ -116,6 +119,7 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     sections = {key: value for name in whole for key, value in collect({name: whole[name]}, config).items()}
     rewards = _rewards(config, collect, problems)
     problems += _reward_problems(config, rewards)
+    problems += alarm_problems(rewards, sections["alarms"]) if "alarms" in sections else []
     problems += _stage_problems(config, sections)
     problems += _machine_problems(sections)
     if problems:

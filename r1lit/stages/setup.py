@@ -15,6 +15,7 @@ from r1lit.data.prompts import Check, LoadedPrompts, load_measured, load_prompts
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rewards.code_tests import suite_problem
 from r1lit.rewards.gold import gold_problem
+from r1lit.rewards.neural_rules import neural_problem
 from r1lit.rewards.pool import RewardPool
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rewards.targets import plugin_paths
@@ -86,6 +87,7 @@ def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] 
         prompts = _prompts(run, tokenizer)
         _check_held_out(run, prompts)
         _check_lengths(run, policy, prompts)
+        _check_neural(run, prompts)
         sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
         yield Workbench(policy, tokenizer, prompts, sampler, rewards)
 
@@ -119,6 +121,13 @@ def _check_held_out(run: Run, prompts: LoadedPrompts) -> None:
                 "data.validation_path, or set evaluation.enabled=false evaluation.every=0"
             ]
         )
+
+
+def _check_neural(run: Run, prompts: LoadedPrompts) -> None:
+    """A model must not judge what a rule can, unless it is asked for by name."""
+    found = (neural_problem(run.rewards, prompt.columns) for prompt in prompts.train)
+    if problems := dict.fromkeys(filter(None, found)):
+        raise ConfigError(problems)
 
 
 def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) -> None:

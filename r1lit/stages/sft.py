@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +21,7 @@ from r1lit.stages.export import write_model
 from r1lit.stages.loggers import build_loggers, logged
 from r1lit.stages.measure import measure
 from r1lit.stages.run import Run
-from r1lit.stages.setup import arithmetic, device_of, load_model, workbench
+from r1lit.stages.setup import Workbench, arithmetic, device_of, load_model, workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.training import build_trainer, resume_point
 
@@ -43,15 +44,16 @@ def sft(run: Run, summary: Summary) -> None:
     policy, tokenizer = load_model(run.model)
     policy.to(device_of(run.trainer.accelerator))
     demonstrations = load(run, policy, tokenizer)
-    with logged(loggers, summary):
+    # Opened before training, so that what is wrong with the prompts is not found behind it.
+    with examiner(run, policy, tokenizer) as bench, logged(loggers, summary):
         _show(demonstrations, summary)
         _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
         held_out = demonstrations.validation[: run.evaluation.prompts]
         if run.evaluation.before:
             if held_out and "before" not in summary.figures.get("held_out", {}):
                 _foretell("before", run, policy, held_out, summary)
-            if "before" not in summary.figures:
-                evaluated("before", run, policy, tokenizer, summary)
+            if bench and "before" not in summary.figures:
+                evaluated("before", run, bench, summary)
         rows = len(demonstrations.train)
         steps = run.sft.updates(rows)
         stream = epochs(demonstrations, run.data, run.sft.batch_size)
@@ -72,7 +74,8 @@ def sft(run: Run, summary: Summary) -> None:
         summary.training(read_metrics(run.directory / "metrics.jsonl"))
         if held_out:
             _foretell("after", run, policy, held_out, summary)
-        evaluated("after", run, policy, tokenizer, summary)
+        if bench:
+            evaluated("after", run, bench, summary)
 
 
 def load(run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedDemonstrations:
@@ -102,15 +105,19 @@ def load(run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     return demonstrations
 
 
-def evaluated(
-    when: str, run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, summary: Summary
-) -> None:
-    """Sample answers to the prompts of ``evaluation.sources`` and judge them, where the run asks for that."""
-    if not (run.evaluation.enabled and run.evaluation.sources):
-        return
-    with workbench(run, (policy, tokenizer)) as bench:
-        summary.add(metric=run.evaluation.metric)
-        summary.evaluation(when, summarize(measure(run, bench, summary)))
+def examiner(
+    run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> AbstractContextManager[Workbench | None]:
+    """What it takes to sample answers to the prompts of ``evaluation.sources`` and to judge them; None where the run
+    does not ask for that."""
+    asked = run.evaluation.enabled and run.evaluation.sources
+    return workbench(run, (policy, tokenizer)) if asked else nullcontext()
+
+
+def evaluated(when: str, run: Run, bench: Workbench, summary: Summary) -> None:
+    """Measure the model's answers."""
+    summary.add(metric=run.evaluation.metric)
+    summary.evaluation(when, summarize(measure(run, bench, summary)))
 
 
 def _show(demonstrations: LoadedDemonstrations, summary: Summary) -> None:

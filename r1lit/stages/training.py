@@ -13,7 +13,6 @@ from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder
 from r1lit.settings import UserError
-from r1lit.stages.loggers import build_loggers as build_loggers
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of, precision_of
 from r1lit.stages.summary import Summary

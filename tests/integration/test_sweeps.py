@@ -122,7 +122,7 @@ def test_every_corner_of_a_sweep_is_a_valid_run(path, tmp_path):
         assert run.optimizer.lr == corner["optimizer.lr"] and run.rewards["format"].weight > 0
 
 
-def test_the_agents_own_commands_leave_two_whole_trials(agent, tmp_path):
+def test_the_agents_own_commands_leave_two_whole_trials(agent, tmp_path, capfd):
     written = yaml.safe_load((ROOT / "tools" / "sweeps" / "grpo.yaml").read_text())
     written["parameters"] |= {name: {"value": value} for name, value in SHORT.items()} | {
         "evaluation.every": {"value": 1}
@@ -147,6 +147,9 @@ def test_the_agents_own_commands_leave_two_whole_trials(agent, tmp_path):
         assert len(measured) == 2 and measured[-1] == figures["after"]["pass@1"]
         assert (path.parents[2] / "wandb_id").read_text().strip() == run_id
     assert len(list(tmp_path.glob("runs/sweep/*"))) == 2
+    # wandb warns of what a run asks for and an agent has decided.
+    shown = capfd.readouterr().err
+    assert shown.count("after training") == 2 and "Ignoring" not in shown
 
 
 def test_a_trial_that_the_agent_stops_is_no_failure(agent, tmp_path):

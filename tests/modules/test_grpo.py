@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import cache
 
 import lightning
 import pytest
@@ -11,20 +12,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from r1lit.data.module import StepBatch
-from r1lit.models.loading import ModelSettings, load_policy
+from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer
 from r1lit.modules.experience import split
 from r1lit.modules.grpo import GRPO
 from r1lit.modules.metrics import Means
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.update import TrainingDivergedError
 from r1lit.rollout.transformers_sampler import TransformersSampler
+from r1lit.text.encoding import PromptEncoder
 from r1lit.types import Prompt, Sampling, Scored
 
 SHORT = Sampling(max_tokens=12)
 
 
-class EvenTokens:
-    """Rewards the share of even token ids: a signal that any random policy has variance in, judged in this process."""
+class Thirds:
+    """Rewards the share of token ids that three divides, which a policy that samples differs in; in this process."""
 
     def __init__(self, uniform: frozenset[int] = frozenset()):
         self.uniform, self.seen = uniform, Counter()
@@ -34,16 +36,23 @@ class EvenTokens:
 
     def gather(self, rollout, progress=1.0):
         values = [
-            [0.5 if group.prompt.columns["number"] in self.uniform else sum(i % 2 == 0 for i in ids) / len(ids)]
+            [0.5 if group.prompt.columns["number"] in self.uniform else sum(i % 3 == 0 for i in ids) / len(ids)]
             for group in rollout.groups
             for ids in group.completion_ids
         ]
-        return Scored(rollout, ("even",), torch.tensor([1.0]), torch.tensor(values))
+        return Scored(rollout, ("thirds",), torch.tensor([1.0]), torch.tensor(values))
+
+
+@cache
+def encoder() -> PromptEncoder:
+    return PromptEncoder(load_tokenizer(ModelSettings(path="tiny")))
 
 
 def prompts(count: int = 4, start: int = 0) -> list[Prompt]:
+    """Questions of several lengths, to which the tiny model has more than one answer."""
     return [
-        Prompt(ids=tuple(range(5, 9 + n % 3)), raw=str(n), columns={"number": n}) for n in range(start, start + count)
+        Prompt(ids=encoder().encode(f"What is {'+'.join('12345'[: 3 + n % 3])}?")[0], raw=str(n), columns={"number": n})
+        for n in range(start, start + count)
     ]
 
 
@@ -53,7 +62,7 @@ def build(rewards=None, lr: float = 1e-3, sampling: Sampling = SHORT, **algorith
     return GRPO(
         policy=policy,
         sampler=TransformersSampler(policy, tokenizer),
-        rewards=rewards or EvenTokens(),
+        rewards=rewards or Thirds(),
         algorithm=settings,
         optimizer=OptimizerSettings(lr=lr),
         sampling=sampling,
@@ -197,7 +206,7 @@ def test_the_reference_follows_every_so_many_steps():
 
 @pytest.mark.parametrize("choice", ["keep", "skip", "resample"])
 def test_uniform_groups(choice):
-    module = build(rewards=EvenTokens(uniform=frozenset({1, 2, 101})), uniform_groups=choice, max_resamples=2)
+    module = build(rewards=Thirds(uniform=frozenset({1, 2, 101})), uniform_groups=choice, max_resamples=2)
     module.extra_prompts = lambda step, round: prompts(start=100 * (round + 1))
     scored = module.sample(0, prompts())
     experience = module.annotate(scored, module.trained_groups(scored, 4))
@@ -215,7 +224,7 @@ def test_uniform_groups(choice):
 
 def test_resampling_is_bounded():
     everything = frozenset(range(1000))
-    module = build(rewards=EvenTokens(uniform=everything - {0, 100}), uniform_groups="resample", max_resamples=2)
+    module = build(rewards=Thirds(uniform=everything - {0, 100}), uniform_groups="resample", max_resamples=2)
     module.extra_prompts = lambda step, round: prompts(start=100 * (round + 1))
     scored = module.sample(0, prompts())
     assert len(scored.rollout.groups) == 12
@@ -223,7 +232,7 @@ def test_resampling_is_bounded():
 
 
 def test_a_step_without_anything_to_learn_updates_nothing():
-    module = build(rewards=EvenTokens(uniform=frozenset(range(100))), uniform_groups="skip", kl_coef=0.1)
+    module = build(rewards=Thirds(uniform=frozenset(range(100))), uniform_groups="skip", kl_coef=0.1)
     before = [p.detach().clone() for p in module.policy.parameters()]
     train(module, [prompts()])
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))

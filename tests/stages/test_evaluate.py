@@ -82,6 +82,33 @@ def test_the_vote_is_on_what_is_answered_not_on_its_wording():
     assert options.consensus() == 1.0
 
 
+def test_what_is_not_compared_has_no_majority():
+    one, other = judged("a", ["5", "5", "7"], "110", "000"), judged("code", ["x", "y", "y"], "111", "000")
+    other.group.prompt.columns["verifier"] = "none"
+    assert (summarize([one, other])["cons@3"], summarize([one, other])["pass@1"]) == (1.0, pytest.approx(5 / 6))
+    figures = summarize([other])
+    assert (figures["pass@1"], figures["pass@3"]) == (1.0, 1.0)
+    assert not any(name.startswith("cons@") for name in figures)
+
+
+def test_64_samples_as_the_paper_has_them():
+    """AIME 2024: pass@1 is the mean over 64 samples, cons@64 the majority vote, whatever is written around it."""
+    asked = {"answer": "025", "verifier": "number", "task": "aime_2024"}
+
+    def said(right: int, wrong: dict[str, int]) -> Judged:
+        answers = ["25"] * right + [answer for answer, count in wrong.items() for _ in range(count)]
+        forms = (r"So \boxed{%s}.", "The answer is $%s.0$.")
+        texts = [f"<think> x </think> {forms[number % 2] % answer}" for number, answer in enumerate(answers)]
+        group = Group(Prompt((1,), "q", asked), [[1]] * 64, texts, [False] * 64)
+        return Judged(group, [answer == "25" for answer in answers], [True] * 64, 0)
+
+    figures = summarize([said(32, {"7": 31, "8": 1}), said(16, {"7": 24, "8": 24}), said(0, {"7": 64})])
+    assert figures["pass@1"] == pytest.approx((0.5 + 0.25 + 0) / 3)
+    assert figures["cons@64"] == pytest.approx(1 / 3)
+    assert figures["pass@64"] == pytest.approx(2 / 3)
+    assert figures["by_task"]["aime_2024"]["cons@64"] == pytest.approx(1 / 3)
+
+
 def test_one_sample_a_prompt_has_no_pass_at_k_beside_pass_at_1():
     figures = summarize([judged(None, ["5"], "1", "1"), judged(None, ["6"], "0", "1")])
     assert [name for name in figures if "@" in name] == ["pass@1", "cons@1", "cons@1_ci95"]

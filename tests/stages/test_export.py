@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
-from r1lit.__main__ import config_directory
+from r1lit.__main__ import composed, config_directory
 from r1lit.settings import ConfigError
 from r1lit.stages.dispatch import run_stage
 from r1lit.stages.run import Run, read
@@ -39,7 +39,7 @@ def saved(tmp_path: Path) -> dict[str, torch.Tensor]:
 
 def test_the_newest_checkpoints_policy_is_written_and_the_runs_ending_stays(tmp_path, saved):
     (tmp_path / "summary.json").write_text(json.dumps({"status": "stopped", "reason": "stopped by SIGTERM"}))
-    run_stage(run_of(tmp_path, f"resume={tmp_path}"))
+    run_stage(run_of(tmp_path, f"resume={tmp_path}"), composed)
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
     assert written.keys() == saved.keys() and all(torch.equal(written[name], saved[name]) for name in saved)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "stopped"
@@ -48,10 +48,10 @@ def test_the_newest_checkpoints_policy_is_written_and_the_runs_ending_stays(tmp_
 def test_without_a_checkpoint_the_remedy_is_named(tmp_path):
     for run in (run_of(tmp_path), run_of(tmp_path, f"resume={tmp_path}")):
         with pytest.raises(ConfigError, match=f"{tmp_path} has none; set resume=RUN_DIRECTORY"):
-            run_stage(run)
+            run_stage(run, composed)
     assert not (tmp_path / "model").exists()
 
 
 def test_a_run_without_resume_never_exports_what_lies_about(tmp_path, saved):
     with pytest.raises(ConfigError, match="set resume=RUN_DIRECTORY"):
-        run_stage(replace(run_of(tmp_path), directory=tmp_path))
+        run_stage(replace(run_of(tmp_path), directory=tmp_path), composed)

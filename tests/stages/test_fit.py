@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from r1lit.__main__ import config_directory
+from r1lit.__main__ import composed, config_directory
 from r1lit.callbacks.recorder import read_metrics
 from r1lit.callbacks.storage import StorageError
 from r1lit.settings import ConfigError
@@ -107,7 +107,7 @@ def test_a_disk_that_fills_up_stops_the_run_with_a_remedy(tmp_path, options, wha
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
         with pytest.raises(StorageError, match=f"{what} could not be written.*ulimit -f"):
-            run_stage(run)
+            run_stage(run, composed)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.part"))

@@ -162,13 +162,19 @@ def test_epochs_make_the_steps_and_the_loss_is_measured_while_training(tmp_path)
 
 def test_answers_are_measured_where_there_are_prompts_to_measure_on(tmp_path):
     path = write(tmp_path / "demos.jsonl", rows())
-    few = ("evaluation=tiny", "evaluation.prompts=4", "evaluation.k=1", "rollout.max_tokens=8", "sft.steps=2")
+    source = "+evaluation.sources.sums={generator: arithmetic, size: 6, params: {split: test}}"
+    few = (source, "evaluation.prompts=4", "evaluation.k=1", "rollout.max_tokens=8", "sft.steps=2")
     trained(tmp_path / "run", f"data.path={path}", *few)
     summary = summary_of(tmp_path / "run")
     assert summary["before"]["prompts"] == summary["after"]["prompts"] == 4 and summary["metric"] == "accuracy"
     assert {"before", "after"} <= summary["held_out"].keys()
     trained(tmp_path / "off", f"data.path={path}", *few, "evaluation.enabled=false")
     assert not {"before", "after"} & summary_of(tmp_path / "off").keys()
+    # What is wrong with them is told before training, measured then or not.
+    facts = "+evaluation.sources.facts={generator: talk, size: 6, params: {kinds: [fact]}}"
+    with pytest.raises(DataError, match="there is no answer, which the accuracy reward needs"):
+        trained(tmp_path / "bad", f"data.path={path}", *few, facts, "evaluation.before=false")
+    assert not (tmp_path / "bad" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(
