@@ -89,11 +89,15 @@ def composing() -> Iterator[None]:
 
 @cache
 def config_groups() -> dict[str, list[str]]:
-    """The members of every config group, drop-in rewards included."""
+    """The members of every config group, drop-in rewards and those of folders within (``claims/language``) included."""
     with composing():
         loader = GlobalHydra.instance().config_loader()
-        names = [name for name in loader.list_groups("") if name != "hydra"]
-        return {name: loader.get_group_options(name) for name in names}
+
+        def options(group: str) -> list[str]:
+            inside = [f"{name}/{member}" for name in loader.list_groups(group) for member in options(f"{group}/{name}")]
+            return [*loader.get_group_options(group), *inside]
+
+        return {name: options(name) for name in loader.list_groups("") if name != "hydra"}
 
 
 def resumed(arguments: list[str]) -> list[str]:
@@ -174,6 +178,9 @@ def _discard(directory: Path) -> None:
     """Remove the directory of a run that never began."""
     if {path.name for path in directory.iterdir()} <= {".hydra", "r1lit.log", "config.yaml", OVERRIDES}:
         shutil.rmtree(directory)
+        with suppress(OSError):
+            # It was made for this run alone, if nothing else is in it.
+            directory.parent.rmdir()
 
 
 def _leave(error: UserError) -> NoReturn:

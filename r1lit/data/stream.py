@@ -36,9 +36,7 @@ class PromptStream(Generic[Item]):
     ['0', '1', '2', '3']
     """
 
-    def __init__(
-        self, sources: Mapping[str, Sequence[Item]], weights: Mapping[str, float], batch_size: int, seed: int
-    ):
+    def __init__(self, sources: Mapping[str, Sequence[Item]], weights: Mapping[str, float], batch_size: int, seed: int):
         empty = [name for name, prompts in sources.items() if not prompts]
         if empty or not sources:
             raise ValueError(f"no prompts in {', '.join(empty) or 'any source'}; give each source one at least")

@@ -49,7 +49,8 @@ def train_reward_model(run: Run, summary: Summary) -> None:
         held_out = bool(judgements.validation)
         if held_out and run.evaluation.before and "before" not in summary.figures.get("held_out", {}):
             _measure("before", run, _scores(run, model, measured), measured, summary)
-        stream, steps = epochs(judgements, run.data, run.reward_model.batch_size), run.reward_model.updates(len(judgements.train))
+        stream = epochs(judgements, run.data, run.reward_model.batch_size)
+        steps = run.reward_model.updates(len(judgements.train))
         every = run.evaluation.every if held_out else 0
         trainer = build_trainer(
             run,

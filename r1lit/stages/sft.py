@@ -44,10 +44,10 @@ def sft(run: Run, summary: Summary) -> None:
     policy, tokenizer = load_model(run.model)
     policy.to(device_of(run.trainer.accelerator))
     demonstrations = load(run, policy, tokenizer)
+    _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
     # Opened before training, so that what is wrong with the prompts is not found behind it.
     with examiner(run, policy, tokenizer) as bench, logged(loggers, summary):
         _show(demonstrations, summary)
-        _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
         held_out = demonstrations.validation[: run.evaluation.prompts]
         if run.evaluation.before:
             if held_out and "before" not in summary.figures.get("held_out", {}):

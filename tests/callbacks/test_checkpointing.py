@@ -13,7 +13,6 @@ from r1lit.callbacks.checkpointing import Checkpointer, RunInterruptedError, che
 from r1lit.callbacks.storage import StorageError
 from r1lit.data.module import StepDataModule
 from r1lit.data.stream import PromptStream
-from r1lit.modules.settings import AlgorithmSettings
 from r1lit.types import Prompt
 
 
@@ -23,7 +22,7 @@ class Counting(lightning.LightningModule):
     def __init__(self, steps: int, width: int = 4, during=lambda step: None):
         super().__init__()
         self.automatic_optimization = False
-        self.algorithm = AlgorithmSettings(steps=steps)
+        self.total_steps = steps
         self.weight, self.during = nn.Parameter(torch.zeros(width)), during
 
     def training_step(self, batch, batch_idx):

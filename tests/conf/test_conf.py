@@ -25,18 +25,33 @@ def members() -> list[tuple[str, str]]:
     return [(group, member) for group, options in config_groups().items() for member in options]
 
 
+NEEDY = ("prompts", "demonstrations", "sft", "local", "preference", "harmlessness")
+"""Members that leave a path to the user."""
+
+
 @pytest.mark.parametrize(("group", "member"), members(), ids="=".join)
 def test_every_member_of_every_group_composes(group, member, tmp_path):
     (tmp_path / "data.jsonl").write_text("")
     own = {"data": [f"data.path={tmp_path / 'data.jsonl'}"], "model": ["model.path=some/name"]}
+    own["experiment"] = own["data"]
     own["reward"] = [f"reward.{member}.model=some/name"]
-    extra = own.get(group, []) if member in ("prompts", "local", "preference", "harmlessness") else []
+    extra = own.get(group, []) if member in NEEDY else []
     if member in ("win_rate", "open_ended"):
         extra = ["reward.win_rate.judge.base_url=http://localhost/v1", "reward.win_rate.judge.model=some/name"]
     choice = f"reward=[accuracy,{member}]" if group == "reward" else f"{group}={member}"
     run = compose(choice, *extra)
     assert run.algorithm.objective is not None
     assert GlobalHydra.instance().is_initialized() is False
+
+
+def test_fine_tuning_is_the_papers(tmp_path):
+    """arXiv 2501.12948: a cosine from 5e-5 to 5e-6, batches of 128, 32,768 tokens, two to three epochs."""
+    (tmp_path / "data.jsonl").write_text("")
+    run = compose("experiment=sft", "model=local", "model.path=some/name", f"data.path={tmp_path / 'data.jsonl'}")
+    optimizer, sft = run.optimizer, run.sft
+    assert (optimizer.lr, optimizer.schedule, optimizer.min_lr_ratio) == (5e-5, "cosine", 0.1)
+    assert (sft.batch_size, sft.max_tokens, sft.epochs, sft.loss_on) == (128, 32768, 2, "responses")
+    assert (run.command.stage, run.data.validation, run.evaluates) == ("sft", 0.02, False)
 
 
 def test_r1_is_the_papers():

@@ -27,7 +27,6 @@ PAPER = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 32768}
 THOUGHT = "<think> Let me see. </think>"
 
 
-
 @pytest.fixture(scope="module")
 def tokenizer():
     return AutoTokenizer.from_pretrained(Path(r1lit.__file__).parent / "assets" / "tiny")
@@ -56,6 +55,10 @@ def load(tmp_path, tokenizer):
     return load
 
 
+def decoding(run):
+    return {name: getattr(run.evaluation, name) for name in ("k", *PAPER)}
+
+
 def judged(run, prompts, *said, reward=None):
     """What each of several replies to each prompt gets from the set's metric, or another reward."""
     with RewardPool(run.rewards) as pool:
@@ -78,7 +81,7 @@ def judged(run, prompts, *said, reward=None):
 )
 def test_problems_are_asked_for_a_boxed_answer(load, name, rows, k, wrong, parquet):
     run, prompts = load(name, rows, parquet=parquet)
-    assert {"k": run.evaluation.k, **PAPER} == {"k": k} | {key: getattr(run.evaluation, key) for key in PAPER}
+    assert decoding(run) == {"k": k, **PAPER}
     assert len(prompts) == len(rows)
     for row, prompt in zip(rows, prompts, strict=True):
         assert prompt.raw == (
@@ -99,7 +102,7 @@ def test_problems_are_asked_for_a_boxed_answer(load, name, rows, k, wrong, parqu
 )
 def test_multiple_choice_is_answered_by_a_letter(load, name, rows, question, k, parquet):
     run, prompts = load(name, rows, parquet=parquet)
-    assert {"k": run.evaluation.k, **PAPER} == {"k": k} | {key: getattr(run.evaluation, key) for key in PAPER}
+    assert decoding(run) == {"k": k, **PAPER}
     right, false = [], []
     for row, prompt in zip(rows, prompts, strict=True):
         _, _, asked, options = prompt.raw.replace(".\nEnd", ".\n\nEnd").split("\n\n")
@@ -140,6 +143,22 @@ def test_over_long_prompts_are_measured_by_the_sets_own_limit(load):
         load("aime_2024", rows, "evaluation.max_prompt_tokens=1000")
 
 
+def test_a_run_that_trains_on_short_prompts_may_be_measured_on_long_ones(tmp_path, tokenizer):
+    long = "very " * 400
+    train = [{"prompt": f"What is {number}?", "answer": number} for number in range(9)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    copy = [row | {"problem": f"{long}{row['problem']}"} for row in AIME]
+    (tmp_path / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in copy))
+    data = [f"data.path={tmp_path}/train.jsonl", "data.max_prompt_tokens=700"]
+    run = run_of("aime_2024", f"evaluation.sources.aime_2024.path={tmp_path}/copy.jsonl", "stage=fit", *data)
+    prompts = _prompts(run, tokenizer)
+    assert len(prompts.validation) == len(AIME) and {len(prompt.ids) > 700 for prompt in prompts.validation} == {True}
+    assert len(prompts.train) + sum(source.left_out["held out"] for source in prompts.report.sources) == len(train)
+    (tmp_path / "train.jsonl").write_text(json.dumps(train[0] | {"prompt": long}) + "\n")
+    with pytest.raises(DataError, match=r"more than data\.max_prompt_tokens=700"):
+        _prompts(run, tokenizer)
+
+
 SETS = [name for name in config_groups()["evaluation"] if name not in ("held_out", "tiny")]
 
 
@@ -154,10 +173,11 @@ def test_without_the_hub_the_error_says_how_to_use_a_copy(name, tokenizer, monke
         _prompts(run, tokenizer)
     assert source.hub in str(error.value)
 
+
 @pytest.mark.parametrize("parquet", [False, True])
 def test_instructions_are_judged_by_their_own_reward(load, parquet):
     run, prompts = load("ifeval", IFEVAL, parquet=parquet)
-    assert (run.evaluation.metric, run.evaluation.k) == ("instructions", 4)
+    assert run.evaluation.metric == "instructions" and decoding(run) == {"k": 4, **PAPER}
     assert [prompt.raw for prompt in prompts] == [row["prompt"] for row in IFEVAL]
     right = [f"{THOUGHT} {text}" for text in ("Tea is hot and wet.", "Bye. The end", "Dear [name]")]
     cased = ["<think> No, not this. </think> Tea, of course:\nTea is hot and wet.", "Bye. The *end*", "[a]"]
@@ -184,7 +204,7 @@ def test_a_set_brings_its_reward_as_a_measure_and_leaves_a_chosen_one_as_it_is(l
 @pytest.mark.parametrize("parquet", [False, True])
 def test_programs_are_judged_by_running_them(load, parquet):
     run, prompts = load("livecodebench", LIVECODEBENCH, parquet=parquet)
-    assert (run.evaluation.metric, run.evaluation.k) == ("code", 8)
+    assert run.evaluation.metric == "code" and decoding(run) == {"k": 8, **PAPER}
     assert "standard input" in prompts[0].raw and "Add two numbers {a} and {b}." in prompts[0].raw
     assert f"```python\n{LIVECODEBENCH[1]['starter_code']}\n```" in prompts[1].raw
     right = ["a, b = map(int, input().split())\nprint(a + b)", f"{LIVECODEBENCH[1]['starter_code']}return max(items)"]
@@ -211,6 +231,7 @@ def test_open_ended_answers_are_judged_against_a_reference(load, parquet):
     with serving(longer) as server:
         judge = [f"reward.win_rate.judge.base_url={server.url}", "reward.win_rate.judge.model=judge"]
         run, prompts = load("open_ended", OPEN_ENDED, *judge, parquet=parquet)
+        assert run.evaluation.metric == "win_rate" and decoding(run) == {"k": 1, **PAPER}
         assert [prompt.raw for prompt in prompts] == [row["instruction"] for row in OPEN_ENDED]
         good = [f"<think> Short? </think> {row['output']} And more." for row in OPEN_ENDED]
         same = [f"<think> Long, very long, and longer. </think> {row['output']}" for row in OPEN_ENDED]

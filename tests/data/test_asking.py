@@ -43,7 +43,7 @@ def test_places_are_filled_once(text, columns, made):
 
 @pytest.mark.parametrize("text", ["{problm}", "{problem.upper}", "{ANSWER}", "{answer_index }"])
 def test_a_place_without_a_column_is_told_of(text):
-    with pytest.raises(UnusableRowError, match="no column .*, which is asked for; the row has problem; where ask"):
+    with pytest.raises(UnusableRowError, match=r"no column .*, which is asked for; the row has problem; where ask"):
         filled(text, {"problem": "p"})
 
 

@@ -12,7 +12,8 @@ FIGURES["by_task"] = {}
 
 
 def test_the_end_names_what_there_is_and_nothing_else(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "rewards/accuracy/mean": 0.5, "completions/mean_length": 9.0}\n')
+    step = {"step": 0, "rewards/accuracy/mean": 0.5, "completions/mean_length": 9.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(step) + "\n")
     (tmp_path / "summary.json").write_text(json.dumps({"before": FIGURES, "after": FIGURES}))
     console = Console(file=io.StringIO(), width=300)
     conclude(tmp_path, console)
