@@ -24,6 +24,10 @@ from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
 
 TRAINS_ON_PROMPTS = frozenset({"fit", "preflight"})
+"""Stages whose prompts are more than what they are measured on."""
+
+SAMPLES = TRAINS_ON_PROMPTS | {"collect", "reject"}
+"""Stages that sample answers to the training prompts."""
 
 COMPARED: Mapping[str, Check] = {
     "r1lit.rewards.accuracy.accuracy": gold_problem,
@@ -132,15 +136,19 @@ def _check_neural(run: Run, prompts: LoadedPrompts) -> None:
 
 def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) -> None:
     positions = getattr(policy.config, "max_position_embeddings", None)
-    prompt = max(len(prompt.ids) for prompt in [*prompts.train, *prompts.validation])
-    used = {"rollout.max_tokens": run.rollout.max_tokens} if run.command.stage in TRAINS_ON_PROMPTS else {}
+    measured = "evaluation" if run.evaluation.sources else "data"
+    used = []
+    if run.command.stage in SAMPLES:
+        used.append(("rollout.max_tokens", run.rollout.max_tokens, prompts.train, "data"))
     if run.evaluates:
-        used["evaluation.max_tokens"] = run.evaluation.max_tokens
-    problems = [
-        f"{name}={tokens} beside the longest prompt of {prompt} tokens is more than the model's {positions} positions; "
-        f"set {name}={positions - prompt} or less, or lower data.max_prompt_tokens"
-        for name, tokens in used.items()
-        if positions and prompt + tokens > positions
-    ]
+        used.append(("evaluation.max_tokens", run.evaluation.max_tokens, prompts.validation, measured))
+    problems = []
+    for name, tokens, asked, section in used:
+        prompt = max(len(prompt.ids) for prompt in asked)
+        if positions and prompt + tokens > positions:
+            problems.append(
+                f"{name}={tokens} beside the longest prompt of {prompt} tokens is more than the model's {positions} "
+                f"positions; set {name}={positions - prompt} or less, or lower {section}.max_prompt_tokens"
+            )
     if problems:
         raise ConfigError(problems)
