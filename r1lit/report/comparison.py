@@ -55,6 +55,7 @@ class Results:
         self.measures: dict[str, dict[str, Any]] = stored["measures"]
         self.made_from: dict[str, str] = stored["made_from"]
         self.claims: dict[str, dict[str, Any]] = stored["claims"]
+        self.compute: dict[str, dict[str, dict[str, float]]] = stored["compute"]
         self.values: dict[str, dict[str, dict[str, float | None]]] = stored["values"]
 
     def of(self, model: str, measure: str) -> list[float | None]:
@@ -64,6 +65,10 @@ class Results:
     def cell(self, model: str, measure: str) -> Cell | None:
         """A model's measure over the seeds."""
         return _cell(self.of(model, measure))
+
+    def flops(self, model: str) -> Cell | None:
+        """What a model's own training took, over the seeds; None where it was not trained."""
+        return _cell([steps.get(model, {}).get("flops") for steps in self.compute.values()])
 
     def change(self, model: str, measure: str) -> Cell | None:
         """What a model's making changed in a measure, against the model that it was made from."""
@@ -127,29 +132,36 @@ def show(directory: Path, console: Console) -> None:
 
 
 def models_table(results: Results) -> Table:
-    """All models against all measures."""
+    """All models against all measures; the last column is what a model's own training took."""
     seeds = len(results.values)
     title = f"models and measures (mean of {seeds} seeds, 95 % intervals)" if seeds > 1 else "models and measures"
-    return _table(results, title, list(results.models), results.cell, "")
+    table = _header(results, title, "TFLOP")
+    for model, name in results.models.items():
+        flops = results.flops(model)
+        compute = "-" if flops is None else f"{flops[0] / 1e12:.2f}"
+        table.add_row(name, *_cells(results, model, results.cell, ""), compute)
+    return table
 
 
 def changes_table(results: Results) -> Table:
     """What each step changed, on what it was trained for and on all else: forgetting shows as a minus."""
-    return _table(results, "change against the model it was made from", list(results.made_from), results.change, "+")
+    table = _header(results, "change against the model it was made from")
+    for model, origin in results.made_from.items():
+        name = f"{results.models[model]} <- {results.models[origin]}"
+        table.add_row(name, *_cells(results, model, results.change, "+"))
+    return table
 
 
-def _table(
-    results: Results, title: str, models: Sequence[str], cell: Callable[[str, str], Cell | None], sign: str
-) -> Table:
+def _header(results: Results, title: str, *further: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("model")
-    for name in results.measures:
+    for name in (*results.measures, *further):
         table.add_column(name, justify="right")
-    for model in models:
-        origin = f" <- {results.models[results.made_from[model]]}" if sign else ""
-        cells = (_shown(cell(model, name), measure["digits"], sign) for name, measure in results.measures.items())
-        table.add_row(results.models[model] + origin, *cells)
     return table
+
+
+def _cells(results: Results, model: str, cell: Callable[[str, str], Cell | None], sign: str) -> list[str]:
+    return [_shown(cell(model, name), measure["digits"], sign) for name, measure in results.measures.items()]
 
 
 def _shown(cell: Cell | None, digits: int, sign: str) -> str:
@@ -175,6 +187,7 @@ def write(results: Results, verdicts: Sequence[Verdict]) -> None:
     """Write ``table.json`` and ``table.png``, each whole or not at all."""
     rows = {
         results.models[model]: {name: _plain(results.cell(model, name)) for name in results.measures}
+        | {"flops": _plain(results.flops(model))}
         for model in results.models
     }
     text = json.dumps({"models": rows, "claims": [asdict(one) for one in verdicts]}, indent=2, ensure_ascii=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from r1lit.callbacks.alarms import HackingAlarms
 from r1lit.callbacks.completions import CompletionsTable
 from r1lit.callbacks.evaluation import PeriodicEvaluation
-from r1lit.callbacks.recorder import read_metrics
-from r1lit.data.module import StepDataModule
 from r1lit.data.stream import PromptStream
 from r1lit.modules.grpo import GRPO
 from r1lit.stages.evaluate import summarize
@@ -17,7 +15,7 @@ from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, workbench
 from r1lit.stages.summary import Summary
-from r1lit.stages.training import build_trainer, resume_point
+from r1lit.stages.training import resume_point, train
 
 
 def fit(run: Run, summary: Summary) -> None:
@@ -37,12 +35,13 @@ def fit(run: Run, summary: Summary) -> None:
         prompts = bench.prompts
         stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
         module = build_module(run, bench, stream)
-        data = StepDataModule(stream, run.algorithm.steps)
-        trainer = build_trainer(
+        train(
             run,
             summary,
+            module,
+            stream,
             loggers,
-            module.total_steps,
+            checkpoint,
             shown=_shown(run.evaluation.metric),
             measuring=[
                 PeriodicEvaluation(lambda: _scalars(run, bench, summary), run.evaluation.every),
@@ -50,10 +49,7 @@ def fit(run: Run, summary: Summary) -> None:
                 CompletionsTable(run.directory, run.completions.every),
             ],
         )
-        with summary.timed("fit"):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         write_model(bench.policy, bench.tokenizer, run)
-        summary.training(read_metrics(run.directory / "metrics.jsonl"))
         if run.evaluation.enabled:
             _evaluate("after", run, bench, summary)
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.callbacks.evaluation import PeriodicEvaluation
-from r1lit.callbacks.recorder import read_metrics
-from r1lit.data.module import StepDataModule
 from r1lit.data.parting import Loaded
 from r1lit.data.preferences import LENGTHS, Judgement, load_judgements
 from r1lit.data.stream import epochs
@@ -23,7 +21,7 @@ from r1lit.stages.reward_figures import reward_figures
 from r1lit.stages.run import Run
 from r1lit.stages.setup import arithmetic, device_of
 from r1lit.stages.summary import Summary
-from r1lit.stages.training import build_trainer, resume_point
+from r1lit.stages.training import resume_point, train
 
 SHOWN = {
     "loss": ("loss", ".3f"),
@@ -49,27 +47,24 @@ def train_reward_model(run: Run, summary: Summary) -> None:
         held_out = bool(judgements.validation)
         if held_out and run.evaluation.before and "before" not in summary.figures.get("held_out", {}):
             _measure("before", run, _scores(run, model, measured), measured, summary)
-        stream = epochs(judgements, run.data, run.reward_model.batch_size)
-        steps = run.reward_model.updates(len(judgements.train))
         every = run.evaluation.every if held_out else 0
-        trainer = build_trainer(
+        steps = run.reward_model.updates(len(judgements.train))
+        train(
             run,
             summary,
+            RewardModel(model, run.reward_model, run.optimizer, steps),
+            epochs(judgements, run.data, run.reward_model.batch_size),
             loggers,
-            steps,
+            checkpoint,
             shown=SHOWN,
             measuring=[PeriodicEvaluation(lambda: _scalars(run, model, measured), every)],
         )
-        module = RewardModel(model, run.reward_model, run.optimizer, steps)
-        with summary.timed("fit"):
-            trainer.fit(module, datamodule=StepDataModule(stream, steps), ckpt_path=checkpoint, weights_only=True)
         with summary.timed("evaluate"):
             scores = _scores(run, model, measured)
         if held_out:
             _measure("after", run, scores, measured, summary)
         set_scoring(model, _scoring(run, scores))
         write_model(model, tokenizer, run)
-        summary.training(read_metrics(run.directory / "metrics.jsonl"))
 
 
 def load_scorer(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -8,9 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.callbacks.evaluation import PeriodicEvaluation
-from r1lit.callbacks.recorder import read_metrics
 from r1lit.data.demonstrations import Demonstration, LoadedDemonstrations, load_demonstrations
-from r1lit.data.module import StepDataModule
 from r1lit.data.stream import epochs
 from r1lit.models.loading import stop_ids
 from r1lit.models.packing import require_apart
@@ -23,7 +21,7 @@ from r1lit.stages.measure import measure
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, arithmetic, device_of, load_model, workbench
 from r1lit.stages.summary import Summary
-from r1lit.stages.training import build_trainer, resume_point
+from r1lit.stages.training import resume_point, train
 
 SHOWN = {
     "loss": ("loss", ".3f"),
@@ -55,23 +53,19 @@ def sft(run: Run, summary: Summary) -> None:
             if bench and "before" not in summary.figures:
                 evaluated("before", run, bench, summary)
         rows = len(demonstrations.train)
-        steps = run.sft.updates(rows)
-        stream = epochs(demonstrations, run.data, run.sft.batch_size)
-        trainer = build_trainer(
+        train(
             run,
             summary,
+            SFT(policy, run.sft, run.optimizer, run.sft.updates(rows), rows),
+            epochs(demonstrations, run.data, run.sft.batch_size),
             loggers,
-            steps,
+            checkpoint,
             shown=SHOWN,
             measuring=[
                 PeriodicEvaluation(lambda: _figures(run, policy, held_out), run.evaluation.every if held_out else 0)
             ],
         )
-        module = SFT(policy, run.sft, run.optimizer, steps, rows)
-        with summary.timed("fit"):
-            trainer.fit(module, datamodule=StepDataModule(stream, steps), ckpt_path=checkpoint, weights_only=True)
         write_model(policy, tokenizer, run)
-        summary.training(read_metrics(run.directory / "metrics.jsonl"))
         if held_out:
             _foretell("after", run, policy, held_out, summary)
         if bench:

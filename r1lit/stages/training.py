@@ -11,11 +11,41 @@ from lightning.pytorch.loggers import Logger
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
 from r1lit.callbacks.progress import ProgressBar
-from r1lit.callbacks.recorder import Recorder
+from r1lit.callbacks.recorder import Recorder, read_metrics
+from r1lit.data.module import StepDataModule, Stream
 from r1lit.settings import UserError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of, precision_of
 from r1lit.stages.summary import Summary
+
+
+def train(
+    run: Run,
+    summary: Summary,
+    module: lightning.LightningModule,
+    stream: Stream,
+    loggers: list[Logger],
+    checkpoint: str | None,
+    shown: Mapping[str, tuple[str, str]],
+    measuring: Sequence[lightning.Callback] = (),
+) -> None:
+    """Train a module for its ``total_steps`` on a stream of batches, and sum up in the summary.
+
+    Args:
+        run: the run's settings.
+        summary: its console shows the progress.
+        module: leaves its ``metrics`` after each step.
+        stream: gives any step's batch.
+        loggers: where the metrics go beside ``metrics.jsonl``.
+        checkpoint: the state to go on from, if there is one.
+        shown: what the progress bar shows: label to metric and format.
+        measuring: callbacks that add to a step's metrics; they stand before what writes these.
+    """
+    trainer = build_trainer(run, summary, loggers, module.total_steps, shown, measuring)
+    data = StepDataModule(stream, module.total_steps)
+    with summary.timed("fit"):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    summary.training(read_metrics(run.directory / "metrics.jsonl"))
 
 
 def build_trainer(
@@ -24,20 +54,9 @@ def build_trainer(
     loggers: list[Logger],
     steps: int,
     shown: Mapping[str, tuple[str, str]],
-    measuring: Sequence[lightning.Callback] = (),
-    keeping: Sequence[lightning.Callback] = (),
+    measuring: Sequence[lightning.Callback],
 ) -> lightning.Trainer:
-    """A trainer of one epoch of ``steps`` steps.
-
-    Args:
-        run: the run's settings.
-        summary: its console shows the progress.
-        loggers: where the metrics go beside ``metrics.jsonl``.
-        steps: of the whole run.
-        shown: what the progress bar shows: label to metric and format.
-        measuring: callbacks that add to a step's metrics; they stand before what writes these.
-        keeping: callbacks that keep what a step made.
-    """
+    """A Lightning trainer of one epoch of ``steps`` steps."""
     # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
@@ -51,7 +70,6 @@ def build_trainer(
             ProgressBar(steps, shown, console=summary.console),
             *measuring,
             Recorder(run.directory),
-            *keeping,
             Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints),
         ],
         default_root_dir=run.directory,

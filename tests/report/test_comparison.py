@@ -25,6 +25,7 @@ def results(directory: Path, values: dict | None = None, claims: dict | None = N
         "made_from": {"zero": "base"},
         "claims": claims or {},
         "values": values or VALUES,
+        "compute": {seed: {"base": {}, "zero": {"flops": 2e12}} for seed in values or VALUES},
     }
     (directory / "results.json").write_text(json.dumps(stored))
     return Results(directory)
@@ -79,7 +80,9 @@ def test_the_tables_the_file_and_the_picture(tmp_path):
     show(tmp_path, console)
     text = " ".join(console.file.getvalue().split())
     assert "mean of 3 seeds" in text and "0.50 ±0.25" in text and "R1-Zero <- Base" in text and "+0.40 ±0.25" in text
+    assert "TFLOP" in text and "2.00" in text
     stored = json.loads((tmp_path / "table.json").read_text())
+    assert stored["models"]["R1-Zero"]["flops"]["mean"] == 2e12 and stored["models"]["Base"]["flops"] is None
     assert stored["models"]["R1-Zero"]["acc"] == {"mean": pytest.approx(0.9), "ci95": [pytest.approx(0.9)] * 2}
     assert stored["claims"][0]["verdict"] == "holds"
     picture = imread(tmp_path / "table.png")
