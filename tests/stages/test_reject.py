@@ -42,7 +42,8 @@ def rows(path: Path) -> list[dict]:
 
 
 def test_the_command_and_one_killed_and_resumed_end_in_the_same_files(r1lit, tmp_path):
-    options = [*QUICK, "reject.batch_prompts=2", "reject.prompts=80", "reject.mix.ratio=3"]
+    talk = "reject.mix.sources.talk={generator: talk, size: 543, params: {split: train}}"
+    options = [*QUICK, "reject.batch_prompts=2", "reject.prompts=80", "reject.mix.ratio=3", talk]
     done = r1lit(*options, "name=whole")
     (whole,) = (tmp_path / "runs" / "whole").iterdir()
     command = [sys.executable, "-m", "r1lit", *options, "name=killed"]
