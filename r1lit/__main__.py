@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,7 @@ import r1lit
 from r1lit.overrides import prepare
 from r1lit.rewards.plugins import plugin_problems
 from r1lit.rewards.targets import plugin_paths
-from r1lit.settings import ConfigError, UserError, suggest
+from r1lit.settings import ConfigError, UserError, quoted, suggest
 
 # Torch's threads spin at their barriers; beside reward workers, or on a shared machine, that makes a step several times
 # slower than waiting does. Read when torch is loaded, which is why it stands here.
@@ -105,15 +105,24 @@ def resumed(arguments: list[str]) -> list[str]:
     runs = [argument.split("=", 1)[1] for argument in arguments if argument.startswith("resume=")]
     if not runs:
         return arguments
-    directory = Path(runs[-1])
+    directory = Path(_unquoted(runs[-1]))
     saved = directory / OVERRIDES
     if not saved.is_file():
         siblings = [str(path) for path in directory.parent.glob("*") if path.is_dir()]
         raise ConfigError([f"resume={directory} is not the directory of a run; {suggest(str(directory), siblings)}"])
     typed = {_key(argument) for argument in arguments}
-    before = [override for override in yaml.safe_load(saved.read_text()) if _key(override) not in typed]
+    started = yaml.safe_load(saved.read_text())
+    if not isinstance(started, list):
+        raise ConfigError([f"resume={directory}: {saved} is damaged, so how the run was started is not known"])
+    before = [override for override in started if _key(override) not in typed]
+    now = [argument for argument in arguments if not argument.startswith("resume=")]
+    place = quoted(str(directory))
     # One run of a sweep goes on alone.
-    return [*before, *arguments, f"hydra.run.dir={directory}", "hydra.mode=RUN"]
+    return [*before, *now, f"resume={place}", f"hydra.run.dir={place}", "hydra.mode=RUN"]
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('\\"', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def _key(override: str) -> str:
@@ -137,25 +146,63 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> float | None:
     from r1lit.stages.run import RESUMABLE, read
 
     directory = Path(HydraConfig.get().runtime.output_dir)
+    typed = list(HydraConfig.get().overrides.task)
+    kept = _kept(directory)
     try:
-        settings = read(OmegaConf.to_container(config, resolve=True), directory, problems)
-        (directory / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-        if settings.command.stage in RESUMABLE and not settings.command.dry_run:
-            own = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "force")]
-            (directory / OVERRIDES).write_text(yaml.safe_dump(own))
-        run_stage(settings, composed)
+        found = [*problems, *_unheard(config, typed)]
+        settings = read(OmegaConf.to_container(config, resolve=True), directory, found)
+
+        def accept() -> None:
+            if settings.command.stage in RESUMABLE and not settings.command.dry_run:
+                own = yaml.safe_dump([o for o in typed if _key(o) not in ("resume", "force")])
+                _keep(directory, {"config.yaml": OmegaConf.to_yaml(config, resolve=True), OVERRIDES: own})
+
+        run_stage(settings, composed, accept)
         if settings.command.dry_run:
             _discard(directory)
         else:
             conclude(directory)
         return objective(directory)
     except UserError as error:
+        if isinstance(error, ConfigError):
+            # What was refused does not hold the next time.
+            _keep(directory, kept)
         # The other runs of a sweep go on, unless the user has stopped this one.
         if HydraConfig.get().mode == RunMode.MULTIRUN and error.exit_code < SIGNALLED:
             raise _refused(error, directory) from error
         if isinstance(error, ConfigError):
             _discard(directory)
         _leave(error)
+
+
+def _kept(directory: Path) -> dict[str, str]:
+    """What says how a run was started, as it stands."""
+    return {name: (directory / name).read_text() for name in ("config.yaml", OVERRIDES) if (directory / name).exists()}
+
+
+def _keep(directory: Path, texts: Mapping[str, str]) -> None:
+    """Write what says how a run was started."""
+    from r1lit.callbacks.storage import replacing
+
+    for name, text in texts.items():
+        with replacing(directory / name) as part:
+            part.write_text(text)
+
+
+CHAIN = ("pipeline", "stage", "experiment", "name", "seed", "runs", "resume", "force", "dry_run", "hydra")
+"""What a chain of stages hears of what is typed; its steps hear what the chain sets for them."""
+
+
+def _unheard(config: DictConfig, typed: Sequence[str]) -> list[str]:
+    """What was typed beside a chain and would reach none of its steps."""
+    keys = [_key(override) for override in typed] if config.get("stage") == "pipeline" else []
+    return [
+        f"{key} is typed beside a chain, whose steps do not hear it; set it for all of them, "
+        f"pipeline.common.set.{key}=... (a group: pipeline.common.use.{key}=...), or for one, "
+        f"pipeline.steps.NAME.set.{key}=..."
+        for key in keys
+        if key.replace("/", ".").split(".")[0] not in CHAIN
+    ]
 
 
 def composed(overrides: Sequence[str]) -> tuple[dict, list[str]]:
@@ -176,7 +223,7 @@ def _refused(error: UserError, directory: Path) -> JobError:
 
 def _discard(directory: Path) -> None:
     """Remove the directory of a run that never began."""
-    if {path.name for path in directory.iterdir()} <= {".hydra", "r1lit.log", "config.yaml", OVERRIDES}:
+    if {path.name for path in directory.iterdir()} <= {".hydra", ".lock", "r1lit.log", "config.yaml", OVERRIDES}:
         shutil.rmtree(directory)
         with suppress(OSError):
             # It was made for this run alone, if nothing else is in it.

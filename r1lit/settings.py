@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,6 +39,15 @@ class ConfigError(UserError, ValueError):
         count = len(self.problems)
         heading = f"{count} mistake{'s' if count != 1 else ''} in the configuration:"
         super().__init__("\n".join([heading, *(f"  - {problem}" for problem in self.problems)]))
+
+
+def quoted(text: str) -> str:
+    r"""A text as one value of an override, whatever is in it: in Hydra a backslash counts only before a quote.
+
+    >>> print(quoted('say "yes"'), quoted("a\\b"))
+    "say \"yes\"" "a\b"
+    """
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + (found[2] and '\\"'), text) + '"'
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from r1lit.data.files import Row
 from r1lit.data.parting import Fault, Loaded, Made, load_items, text_of
-from r1lit.data.prompts import question
+from r1lit.data.prompts import prompt_key, question
 from r1lit.data.settings import DataSettings
 from r1lit.text.thinking import split
 from r1lit.text.turns import Encoded, TurnEncoder
@@ -41,7 +41,11 @@ LoadedDemonstrations = Loaded[Demonstration]
 
 
 def load_demonstrations(
-    settings: DataSettings, tokenizer: Any, loss_on: str = "responses", max_tokens: int = 32768
+    settings: DataSettings,
+    tokenizer: Any,
+    loss_on: str = "responses",
+    max_tokens: int = 32768,
+    held_prompts: Collection[str] = (),
 ) -> LoadedDemonstrations:
     """Read every source, leave out what cannot be used, and hold out a part for validation.
 
@@ -54,6 +58,8 @@ def load_demonstrations(
         loss_on: ``responses``, every answer of the assistant's in ``messages``; ``last_response``, the last one;
             ``text``, every token of raw text.
         max_tokens: longer demonstrations are left out.
+        held_prompts: keys of prompts that answers are measured on, from `r1lit.data.prompts.measured_keys`;
+            demonstrations of them are left out.
 
     Raises:
         DataError: for a source that cannot be read, has more bad rows than allowed, or leaves nothing to train on.
@@ -69,7 +75,7 @@ def load_demonstrations(
             return "bad text", str(error)
         return _made(row, encoded, max_tokens) if isinstance(encoded, Encoded) else encoded
 
-    return load_items(settings, make, derive=explicit, noun="demonstration")
+    return load_items(settings, make, derive=explicit, noun="demonstration", held_prompts=held_prompts)
 
 
 def explicit(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -169,4 +175,14 @@ def _made(row: Row, encoded: Encoded, max_tokens: int) -> Made[Demonstration] | 
         return "no trained token", "there is nothing to learn in it"
     columns = {name: value for name, value in row.columns.items() if name not in FORMS}
     made = Demonstration(encoded.ids, encoded.trained, columns, row.origin)
-    return Made(made, (encoded.ids, encoded.trained), text_of(row.columns["prompt"]))
+    return Made(made, (encoded.ids, encoded.trained), text_of(row.columns["prompt"]), _asked(row.columns))
+
+
+def _asked(columns: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of what a row shows answers to: its prompt, and what comes before each answer in ``messages``."""
+    asked, messages = [columns["prompt"]], columns.get("messages")
+    # A response is learnt instead of the messages beside it.
+    if isinstance(messages, list) and "response" not in columns:
+        turns = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
+        asked += [messages[:number] for number, role in enumerate(turns) if number and role == "assistant"]
+    return tuple(map(prompt_key, asked))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,11 +27,13 @@ class Made(Generic[Item]):
         item: what it is to the rest of r1lit.
         identity: equal for items that are the same to a model.
         text: its hash decides the item's place among the held-out ones.
+        asked: the prompts that it teaches answers to, as `r1lit.data.prompts.prompt_key` writes them.
     """
 
     item: Item
     identity: Hashable
     text: str
+    asked: tuple[str, ...] = ()
 
 
 Make = Callable[[Row], Made[Item] | Fault]
@@ -74,6 +76,7 @@ def load_items(
     derive: Derive | None = None,
     noun: str = "prompt",
     make_measured: Make[Item] | None = None,
+    held_prompts: Collection[str] = (),
 ) -> Loaded[Item]:
     """Read every source, leave out what cannot be used, and hold out a part for validation.
 
@@ -84,6 +87,7 @@ def load_items(
         derive: what `read_rows` takes.
         noun: what an item is called in the report.
         make_measured: makes the item of a row of ``measured``, where another way than ``make``.
+        held_prompts: keys of prompts that a model is measured on elsewhere; what asks one of them trains nothing.
 
     Raises:
         DataError: for a source that cannot be read, has more bad rows than allowed, or leaves nothing to train on.
@@ -107,6 +111,7 @@ def load_items(
     report = LoadReport(tuple(reports.values()))
     report.refuse(settings.max_bad_rows)
     validation = _validation(held, reports, noun)
+    found = _unasked(found, held_prompts, reports)
     train = _training(found, {made.identity for made in validation}, reports, noun)
     return Loaded(train, _weights(sources), [made.item for made in validation], report)
 
@@ -203,6 +208,18 @@ def _validation(
     return sorted(kept.values(), key=lambda made: hash_fraction(made.text))
 
 
+def _unasked(
+    found: Mapping[str, list[_Candidate[Item]]], held_prompts: Collection[str], reports: Mapping[str, SourceReport]
+) -> dict[str, list[_Candidate[Item]]]:
+    """The candidates that ask nothing that a model is measured on."""
+    held = frozenset(held_prompts)
+    kept = {name: [c for c in candidates if held.isdisjoint(c.made.asked)] for name, candidates in found.items()}
+    for name, candidates in found.items():
+        if len(kept[name]) < len(candidates):
+            reports[name].left_out["is a held-out prompt"] += len(candidates) - len(kept[name])
+    return kept
+
+
 def _training(
     found: Mapping[str, list[_Candidate[Item]]], held: set[Hashable], reports: Mapping[str, SourceReport], noun: str
 ) -> dict[str, list[Item]]:
@@ -216,8 +233,8 @@ def _training(
             report.left_out[f"is a held-out {noun}"] += len(candidates) - report.train
         if not kept:
             raise DataError(
-                f"{report.name} has nothing left to train on: all its {report.read} rows are held out or unusable; "
-                "give it more rows, lower data.validation, or remove it"
+                f"{report.name} has nothing left to train on: all its {report.read} rows are unusable or held out, "
+                "as the prompts of evaluation.sources are; give it more rows, lower data.validation, or remove it"
             )
         identities = [made.identity for made in kept]
         report.repeats = len(identities) - len(set(identities) - seen)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from r1lit.data.files import DataError, Row
 from r1lit.data.parting import Fault, Loaded, Made, load_items, text_of
-from r1lit.data.prompts import question
+from r1lit.data.prompts import prompt_key, question
 from r1lit.data.settings import DataSettings
 from r1lit.text.replies import PARTS, ReplyEncoder
 from r1lit.types import Message
@@ -53,6 +53,7 @@ def load_judgements(
     part: str = "answer",
     max_tokens: int = 8192,
     balance_lengths: bool = False,
+    held_prompts: Collection[str] = (),
 ) -> Loaded[Judgement]:
     """Read every source, leave out what cannot be used, and hold out a part for validation.
 
@@ -67,12 +68,16 @@ def load_judgements(
         part: what of a reply is seen, a key of `PARTS`.
         max_tokens: longer rows are left out.
         balance_lengths: leave out pairs until the longer reply is chosen as often as the shorter one.
+        held_prompts: keys of prompts that answers are measured on, from `r1lit.data.prompts.measured_keys`; rows of
+            them are left out.
 
     Raises:
         DataError: for a source that cannot be read, has more bad rows than allowed, or leaves nothing to train on.
     """
     reading, make = _Reading(ReplyEncoder(tokenizer, settings.template), part, max_tokens), MAKERS[kind]
-    loaded = load_items(settings, lambda row: make(row, reading), derive=explicit, noun="row")
+    loaded = load_items(
+        settings, lambda row: make(row, reading), derive=explicit, noun="row", held_prompts=held_prompts
+    )
     return _balance(loaded, settings.seed) if balance_lengths and kind == "pairwise" else loaded
 
 
@@ -243,7 +248,7 @@ def _made(row: Row, texts: list[str], target: float, reading: _Reading) -> Made[
     if longest > reading.max_tokens:
         return "over-long row", f"{longest} tokens, more than reward_model.max_tokens={reading.max_tokens}"
     judgement = Judgement(rows, tuple(len(ids) - prompt - 1 for ids in rows), target, row.origin)
-    return Made(judgement, (rows, target), text_of([raw, *texts]))
+    return Made(judgement, (rows, target), text_of([raw, *texts]), (prompt_key(raw),))
 
 
 def _is_number(value: Any) -> bool:

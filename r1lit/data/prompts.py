@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from r1lit.data.files import Row
@@ -24,6 +24,7 @@ def load_prompts(
     checks: Sequence[Check] = (),
     measured: Mapping[str, SourceSettings] | None = None,
     measured_tokens: int | None = None,
+    held_prompts: Collection[str] = (),
 ) -> LoadedPrompts:
     """Read every source, leave out what cannot be used, and hold out a part for validation.
 
@@ -33,12 +34,13 @@ def load_prompts(
         checks: further conditions of a usable row, such as a gold answer that can be parsed.
         measured: sources that the model is measured on instead of the part held out.
         measured_tokens: longest prompt of ``measured``; without it ``settings.max_prompt_tokens``.
+        held_prompts: keys of prompts that are measured elsewhere, from `measured_keys`; they are left out.
 
     Raises:
         DataError: for a source that cannot be read, has more bad rows than allowed, or leaves nothing to train on.
     """
     make, make_measured = (_maker(settings, tokenizer, checks, longest) for longest in (None, measured_tokens))
-    return load_items(settings, make, measured, make_measured=make_measured)
+    return load_items(settings, make, measured, make_measured=make_measured, held_prompts=held_prompts)
 
 
 def load_measured(
@@ -56,6 +58,39 @@ def load_measured(
     return load_held_out(settings, _maker(settings, tokenizer, checks, measured_tokens), measured)
 
 
+def measured_keys(settings: DataSettings, measured: Mapping[str, SourceSettings]) -> frozenset[str]:
+    """The `prompt_key` of every prompt that a model is measured on, of whatever length.
+
+    Raises:
+        DataError: for a source that cannot be read or has more bad rows than allowed.
+    """
+    # ``data.limit`` may be another one where the model is measured.
+    whole = settings.model_copy(update={"limit": None})
+    return frozenset(load_held_out(whole, _key, measured).validation) if measured else frozenset()
+
+
+def prompt_key(raw: Any) -> str:
+    """What a prompt asks, equal for a text and a chat of a user's one message: system messages do not count.
+
+    >>> chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?", "name": None}]
+    >>> prompt_key("Why? ") == prompt_key(chat) == "Why?"
+    True
+    """
+    asked = question(raw)
+    if isinstance(asked, list):
+        turns = [message for message in asked if message["role"] != "system"]
+        asked = turns[0]["content"] if len(turns) == 1 else turns
+    return text_of(raw if isinstance(asked, tuple) else asked).strip()
+
+
+def _key(row: Row) -> Made[str] | Fault:
+    raw = question(row.columns["prompt"])
+    if isinstance(raw, tuple):
+        return raw
+    key = prompt_key(raw)
+    return Made(key, key, key)
+
+
 def _maker(
     settings: DataSettings, tokenizer: Any, checks: Sequence[Check], measured_tokens: int | None
 ) -> Make[Prompt]:
@@ -66,7 +101,9 @@ def _maker(
 
     def make(row: Row) -> Made[Prompt] | Fault:
         made = _prompt(row, encoder, limit, checks)
-        return Made(made, made.ids, text_of(made.raw)) if isinstance(made, Prompt) else made
+        if not isinstance(made, Prompt):
+            return made
+        return Made(made, made.ids, text_of(made.raw), (prompt_key(made.raw),))
 
     return make
 

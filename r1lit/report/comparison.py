@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from r1lit.callbacks.storage import replacing
@@ -39,7 +40,7 @@ class Verdict:
     says: str
     left: str
     right: str
-    difference: float
+    difference: float | None
     interval: tuple[float, float] | None
     by: float
     verdict: str
@@ -89,7 +90,7 @@ class Results:
         difference = _cell([_minus(one, two) for one, two in zip(left, right, strict=True)])
         sides = (self._side(model, measure, left), self._side(other, other_measure, right) if compared else "0")
         if difference is None:
-            return Verdict(says, *sides, float("nan"), None, by, "could not be measured")
+            return Verdict(says, *sides, None, None, by, "could not be measured")
         return Verdict(says, *sides, *difference, by, _judged(difference, by))
 
     def _side(self, model: str, measure: str, values: Sequence[float | None]) -> str:
@@ -99,11 +100,13 @@ class Results:
 
 def _judged(difference: Cell, by: float) -> str:
     at, interval = difference
-    if at < by:
+    # To be above is to be above: a tie bears no claim out.
+    enough = (lambda value: value > 0) if by == 0 else (lambda value: value >= by)
+    if not enough(at):
         return "DOES NOT HOLD HERE"
     if interval is None:
         return "holds (one seed)"
-    return "holds" if interval[0] >= by else "holds on average; the interval over seeds reaches below"
+    return "holds" if enough(interval[0]) else "holds on average; the interval over seeds reaches below"
 
 
 def _minus(one: float | None, two: float | None) -> float | None:
@@ -139,7 +142,7 @@ def models_table(results: Results) -> Table:
     for model, name in results.models.items():
         flops = results.flops(model)
         compute = "-" if flops is None else f"{flops[0] / 1e12:.2f}"
-        table.add_row(name, *_cells(results, model, results.cell, ""), compute)
+        table.add_row(escape(name), *_cells(results, model, results.cell, ""), compute)
     return table
 
 
@@ -148,7 +151,7 @@ def changes_table(results: Results) -> Table:
     table = _header(results, "change against the model it was made from")
     for model, origin in results.made_from.items():
         name = f"{results.models[model]} <- {results.models[origin]}"
-        table.add_row(name, *_cells(results, model, results.change, "+"))
+        table.add_row(escape(name), *_cells(results, model, results.change, "+"))
     return table
 
 
@@ -179,7 +182,8 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
         table.add_column(heading, overflow="fold")
     for one in verdicts:
         spread = f" [{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]" if one.interval else ""
-        table.add_row(one.says, one.left, one.right, f"{one.difference:+.3f}{spread}", f"{one.by:+.3f}", one.verdict)
+        found = "-" if one.difference is None else f"{one.difference:+.3f}{spread}"
+        table.add_row(escape(one.says), escape(one.left), escape(one.right), found, f"{one.by:+.3f}", one.verdict)
     return table
 
 

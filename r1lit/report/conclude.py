@@ -39,4 +39,4 @@ def conclude(directory: Path, console: Console | None = None) -> None:
         console.print(evaluation_table(measured))
     for name, what in LEFT_BEHIND.items():
         if (directory / name).exists():
-            console.print(f"  {directory / name}  {what}", highlight=False, soft_wrap=True)
+            console.print(f"  {directory / name}  {what}", highlight=False, markup=False, soft_wrap=True)

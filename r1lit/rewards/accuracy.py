@@ -66,8 +66,8 @@ def accuracy(
         answers: N answers cut out of the completions, where that was done already.
         prompts: N prompts; an expression that merely stands in the prompt is no answer.
         task: N task names, which choose the verifier (``BY_TASK``).
-        verifier: N names among ``math, number, choice, text``; they win over the task. A row of verifier ``none`` is not
-            judged.
+        verifier: N names among ``math, number, choice, text``; they win over the task. A row of verifier ``none`` is
+            not judged.
 
     Raises:
         ValueError: for a verifier that does not exist.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from r1lit.rewards.spec import RewardSettings
@@ -13,6 +13,8 @@ NEURAL = "r1lit.rewards.neural."
 VERIFIED = {
     "r1lit.rewards.accuracy.accuracy": ("answer",),
     "r1lit.rewards.adapters.Verl": ("ground_truth", "reward_model", "answer"),
+    "r1lit.rewards.code.Code": ("tests", "public_test_cases", "private_test_cases"),
+    "r1lit.rewards.instructions.instructions": ("instruction_id_list",),
 }
 """Rules that tell whether an answer is right, and the columns of which they need one for it."""
 
@@ -66,5 +68,10 @@ def neural_problem(rewards: Mapping[str, RewardSettings], columns: Mapping[str, 
 
 def _verifies(name: str, reward: RewardSettings, columns: Mapping[str, Any]) -> bool:
     needed = VERIFIED.get(reward.dotted_path, ("answer",))
-    answered = any(columns.get(column) is not None for column in needed)
+    answered = any(_says(columns.get(column)) for column in needed)
     return is_verifier(name, reward) and answered and reward.applies(columns)
+
+
+def _says(value: Any) -> bool:
+    """True for a cell that holds something: of a table's rows without tests, the list of them is empty."""
+    return value is not None and (isinstance(value, str) or not isinstance(value, Sized) or len(value) > 0)

@@ -53,6 +53,8 @@ def wrap(bwrap: str, command: Sequence[str], files: dict[str, int], seccomp: int
     """
     arguments = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     arguments += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
+    # Before what lies in it: an environment under /tmp would be hidden.
+    arguments += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
     for place in _readable():
         link = Path(place).is_symlink()
         arguments += ["--symlink", os.readlink(place), place] if link else ["--ro-bind", place, place]
@@ -60,7 +62,7 @@ def wrap(bwrap: str, command: Sequence[str], files: dict[str, int], seccomp: int
     arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
     for path, descriptor in files.items():
         arguments += ["--ro-bind-data", str(descriptor), path]
-    arguments += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+    arguments += ["--remount-ro", "/", "--chdir", "/tmp"]
     for name, value in ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
     return [*arguments, "--seccomp", str(seccomp), "--", *command]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 
 from transformers.utils import logging as transformers_logging
@@ -14,13 +15,14 @@ from r1lit.stages.collect import collect
 from r1lit.stages.evaluate import rows, summarize
 from r1lit.stages.export import export
 from r1lit.stages.fit import fit
+from r1lit.stages.manifest import alone
 from r1lit.stages.measure import measure
 from r1lit.stages.pipeline import pipeline, show_plan
 from r1lit.stages.plan import Compose
 from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.reject import reject
 from r1lit.stages.reward_model import train_reward_model
-from r1lit.stages.run import Run
+from r1lit.stages.run import RESUMABLE, Run
 from r1lit.stages.setup import workbench
 from r1lit.stages.sft import sft
 from r1lit.stages.summary import Summary
@@ -35,21 +37,28 @@ class StageInterruptedError(UserError):
     exit_code = 130
 
 
-def run_stage(run: Run, compose: Compose) -> None:
+def run_stage(run: Run, compose: Compose, accept: Callable[[], None] = lambda: None) -> None:
     """Run the stage that ``run.command.stage`` names; its figures end up in the run's ``summary.json``.
 
-    ``compose`` gives the configuration of the commands that a chain is made of.
+    Args:
+        run: its settings.
+        compose: gives the configuration of the commands that a chain is made of.
+        accept: called once nothing is left that would refuse to begin or to go on; a `ConfigError` may still come.
 
     Raises:
         UserError: with what stopped it and what to do, a full disk and Ctrl-C included.
     """
     transformers_logging.disable_progress_bar()
-    summary = Summary(run.directory)
-    summary.say(f"{run.command.stage}: {run.directory}")
-    stages = STAGES | {"pipeline": _pipeline(compose)}
     try:
-        with storing(run.directory):
-            stages[run.command.stage](run, summary)
+        held = alone(run.directory) if run.command.stage in RESUMABLE else nullcontext()
+        with storing(run.directory), held:
+            summary = Summary(run.directory)
+            summary.say(f"{run.command.stage}: {run.directory}")
+            if run.command.stage == "pipeline":
+                _pipeline(run, summary, compose, accept)
+            else:
+                accept()
+                STAGES[run.command.stage](run, summary)
     except KeyboardInterrupt as error:
         raise StageInterruptedError(f"interrupted; what there is lies in {run.directory}") from error
 
@@ -64,14 +73,11 @@ def _recorded(stage: Stage) -> Stage:
     return run_recorded
 
 
-def _pipeline(compose: Compose) -> Stage:
-    def run_pipeline(run: Run, summary: Summary) -> None:
-        if run.command.dry_run:
-            show_plan(run, summary, compose)
-        else:
-            _recorded(partial(pipeline, compose=compose))(run, summary)
-
-    return run_pipeline
+def _pipeline(run: Run, summary: Summary, compose: Compose, accept: Callable[[], None]) -> None:
+    if run.command.dry_run:
+        show_plan(run, summary, compose)
+    else:
+        _recorded(partial(pipeline, compose=compose, accept=accept))(run, summary)
 
 
 def _evaluate(run: Run, summary: Summary) -> None:

@@ -15,7 +15,7 @@ from r1lit.stages.preflight import preflight, require_signal
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, workbench
 from r1lit.stages.summary import Summary
-from r1lit.stages.training import resume_point, train
+from r1lit.stages.training import answers_mark, begin, resume_point, train
 
 
 def fit(run: Run, summary: Summary) -> None:
@@ -24,15 +24,18 @@ def fit(run: Run, summary: Summary) -> None:
     loggers = build_loggers(run, checkpoint)
     with workbench(run) as bench, logged(loggers, summary):
         summary.show_prompts(bench.prompts)
+        begin(summary, checkpoint, run.algorithm.steps)
         summary.add(metric=run.evaluation.metric)
         if run.preflight.enabled and checkpoint is None:
             with summary.timed("preflight"):
                 found = preflight(run, bench)
             summary.preflight(found)
             require_signal(found, run.command.force)
-        if run.evaluation.enabled and run.evaluation.before and "before" not in summary.figures:
-            _evaluate("before", run, bench, summary)
         prompts = bench.prompts
+        if run.evaluation.enabled:
+            mark = answers_mark(run, prompts.validation)
+            if summary.lacks_before("before", mark, checkpoint is not None) and run.evaluation.before:
+                _evaluate("before", run, bench, summary)
         stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
         module = build_module(run, bench, stream)
         train(

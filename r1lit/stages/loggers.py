@@ -29,7 +29,7 @@ def build_loggers(run: Run, checkpoint: str | None = None) -> list[Logger]:
     Raises:
         ConfigError: where its package is not installed, or Weights & Biases has no key.
     """
-    settings, start = run.logger, _steps_done(checkpoint)
+    settings, start = run.logger, steps_done(checkpoint)
     kinds: Mapping[str, Callable[[Run, int], list[Logger]]] = {
         "none": lambda run, start: [],
         "csv": lambda run, start: [_csv(run.directory, start)],
@@ -70,7 +70,8 @@ def _scalars(figures: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if isinstance(value, int | float)}
 
 
-def _steps_done(checkpoint: str | None) -> int:
+def steps_done(checkpoint: str | None) -> int:
+    """Steps that lie behind a checkpoint; 0 without one."""
     return int(Path(checkpoint).stem.removeprefix("step_")) if checkpoint else 0
 
 

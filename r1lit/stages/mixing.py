@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from r1lit.data.files import Row as SourceRow
+from r1lit.data.prompts import prompt_key
 from r1lit.data.report import LoadReport, SourceReport
 from r1lit.data.sources import read_rows
 from r1lit.data.stream import turns
@@ -68,14 +69,14 @@ def load_mix(settings: MixSettings, max_bad_rows: float, held_out: Collection[An
     Args:
         settings: the sources.
         max_bad_rows: share of a source's rows that may be unusable.
-        held_out: prompts that must not be trained on.
+        held_out: prompts that must not be trained on, or their `prompt_key`.
         seed: of the order.
 
     Raises:
         DataError: for a source that cannot be read or has more bad rows than allowed.
     """
     reports = {name: SourceReport(f"reject.mix.sources.{name}") for name in settings.sources}
-    held = {_key(prompt) for prompt in held_out}
+    held = set(map(prompt_key, held_out))
     rows: dict[str, list[Row]] = {}
     for name, source in settings.sources.items():
         report, seen = reports[name], set()
@@ -85,7 +86,7 @@ def load_mix(settings: MixSettings, max_bad_rows: float, held_out: Collection[An
             made = read.problem or _row(read, name)
             if isinstance(made, tuple):
                 report.add_bad(read.origin, *made)
-            elif _key(made["prompt"]) in held:
+            elif prompt_key(made["prompt"]) in held:
                 report.left_out["is a held-out prompt"] += 1
             elif (key := (_key(made["prompt"]), made["response"])) in seen:
                 report.left_out["repeats an earlier row"] += 1

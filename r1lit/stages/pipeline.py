@@ -16,10 +16,11 @@ from typing import Any
 
 from rich.table import Table
 
+from r1lit.callbacks.checkpointing import RunInterruptedError
 from r1lit.callbacks.storage import replacing
 from r1lit.rewards.process import describe_end, die_with_parent
-from r1lit.settings import UserError
-from r1lit.stages.manifest import Manifest, alone
+from r1lit.settings import UserError, quoted
+from r1lit.stages.manifest import Manifest
 from r1lit.stages.plan import Compose, Step, plan
 from r1lit.stages.run import Run
 from r1lit.stages.summary import Summary
@@ -38,27 +39,29 @@ class StepFailedError(UserError):
         )
 
 
-def pipeline(run: Run, summary: Summary, compose: Compose) -> None:
+def pipeline(run: Run, summary: Summary, compose: Compose, accept: Callable[[], None]) -> None:
     """Run every step that is not done yet, then write every model's measures to ``results.json``.
+
+    ``accept`` is called once nothing speaks against the chain, before the first step.
 
     Raises:
         ConfigError: with the mistakes of all steps, before the first one starts.
         UserError: where steps on the disk were made under another configuration, or a step fails.
     """
     steps = plan(run, compose)
-    with alone(run.directory):
-        manifest = Manifest(run.directory)
-        manifest.check(steps, run.command.force)
-        for number, step in enumerate(steps, start=1):
-            place = f"[{number}/{len(steps)}] {step.directory.relative_to(run.directory)}"
-            if manifest.done(step):
-                summary.say(f"{place}: done before")
-                continue
-            summary.say(f"{place}: {step.kind}")
-            with summary.timed(str(step.directory.relative_to(run.directory))):
-                _run(step, manifest, run.directory)
-        with replacing(run.directory / RESULTS) as part:
-            part.write_text(json.dumps(results(run, steps), indent=2) + "\n")
+    manifest = Manifest(run.directory)
+    manifest.check(steps, run.command.force)
+    accept()
+    for number, step in enumerate(steps, start=1):
+        place = f"[{number}/{len(steps)}] {step.directory.relative_to(run.directory)}"
+        if manifest.done(step):
+            summary.say(f"{place}: done before")
+            continue
+        summary.say(f"{place}: {step.kind}")
+        with summary.timed(str(step.directory.relative_to(run.directory))):
+            _run(step, manifest, run.directory)
+    with replacing(run.directory / RESULTS) as part:
+        part.write_text(json.dumps(results(run, steps), indent=2) + "\n")
 
 
 def show_plan(run: Run, summary: Summary, compose: Compose) -> None:
@@ -70,29 +73,40 @@ def _run(step: Step, manifest: Manifest, root: Path) -> None:
     resumes = manifest.begun(step)
     manifest.begin(step)
     start = time.perf_counter()
-    place = f"resume={step.directory}" if resumes else f"hydra.run.dir={step.directory}"
-    code = _call([sys.executable, "-m", "r1lit", *step.overrides, place])
+    key = "resume" if resumes else "hydra.run.dir"
+    code, signum = _call([sys.executable, "-m", "r1lit", *step.overrides, f"{key}={quoted(str(step.directory))}"])
     if code or not step.makes.exists():
         raise StepFailedError(step, code, root)
     manifest.finish(step, time.perf_counter() - start)
+    if signum is not None:
+        # The step had come to its end before it could heed the signal.
+        raise RunInterruptedError(signum, root)
 
 
-def _call(command: Sequence[str]) -> int:
-    """Run a command to its end; it dies with this process, and gets the signals that this one gets."""
+def _call(command: Sequence[str]) -> tuple[int, int | None]:
+    """Run a command to its end; it dies with this process, and gets the signals that this one gets.
+
+    Returns:
+        Its exit status, and the last signal that came.
+    """
     # In a group of its own Ctrl-C reaches it once, through the handler, and it can save and stop in good order.
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
-    with _forwarding(child):
-        return child.wait()
+    with _forwarding(child) as signals:
+        code = child.wait()
+    return code, signals[-1] if signals else None
 
 
 @contextmanager
-def _forwarding(child: subprocess.Popen) -> Iterator[None]:
+def _forwarding(child: subprocess.Popen) -> Iterator[list[int]]:
+    signals: list[int] = []
+
     def forward(signum: int, frame: FrameType | None) -> None:
+        signals.append(signum)
         child.send_signal(signum)
 
     before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signals
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

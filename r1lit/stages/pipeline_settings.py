@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from r1lit.settings import JOINT, Settings, suggest
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class StepSettings(Settings):
@@ -98,6 +101,18 @@ class PipelineSettings(Settings):
             ):
                 if value is not None and value not in known:
                     problems.append(f"pipeline.claims.{name}.{key}={value}: {suggest(value, known)}")
+        for name, step in self.steps.items():
+            if not _NAME.fullmatch(name) or name.startswith("seed_"):
+                problems.append(
+                    f"pipeline.steps.{name}: a step's name is that of its folder: letters, digits, _ and -, a letter "
+                    "first, and not seed_..."
+                )
+            elif not (step.title or step.use or "stage" in step.set):
+                known = [other for other in self.steps if other != name]
+                problems.append(
+                    f"pipeline.steps.{name} has no title, no use and no set.stage, so it is no step; "
+                    f"{suggest(name, known)}"
+                )
         if len(set(self.seeds)) < len(self.seeds):
             problems.append(f"pipeline.seeds={self.seeds} names a seed twice; name each once")
         if problems:

@@ -11,24 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import r1lit
-from r1lit.settings import ConfigError, suggest
+from r1lit.settings import ConfigError, quoted, suggest
 from r1lit.stages.pipeline_settings import PipelineSettings, StepSettings
 from r1lit.stages.run import Run, read
 
 Compose = Callable[[Sequence[str]], tuple[Mapping[str, Any], Sequence[str]]]
 """From typed overrides to a plain configuration, and what is wrong with the overrides themselves."""
 
-MAKES: Mapping[str, str] = {
-    "fit": "model",
-    "sft": "model",
-    "reward_model": "model",
-    "collect": "demonstrations.jsonl",
-    "reject": "demonstrations.jsonl",
-    "evaluate": "samples.jsonl",
+MAKES: Mapping[str, tuple[str, ...]] = {
+    "fit": ("model",),
+    "sft": ("model",),
+    "reward_model": ("model",),
+    "collect": ("demonstrations.jsonl", "candidates.jsonl"),
+    "reject": ("demonstrations.jsonl", "candidates.jsonl"),
+    "evaluate": ("samples.jsonl",),
 }
 """What each stage leaves in its directory for the steps after it."""
 
 _REFERENCE = re.compile(r"\{steps\.([^{}]+)\}")
+
+_PLAIN, _WORDS = re.compile(r"[A-Za-z_./][A-Za-z0-9_./@-]*"), ("true", "false", "null", "inf", "nan")
+"""Texts that need no quotes, and words that then would be no texts."""
 
 _INCIDENTAL = ("runs", "resume", "force", "dry_run", "logger", "completions", "pipeline")
 """Sections that change nothing about what a step makes."""
@@ -61,8 +64,13 @@ class Step:
         return self.config["stage"]
 
     @property
+    def outputs(self) -> list[Path]:
+        """What it leaves for the steps after it, the chief thing first."""
+        return [self.directory / name for name in MAKES[self.kind]]
+
+    @property
     def makes(self) -> Path:
-        return self.directory / MAKES[self.kind]
+        return self.outputs[0]
 
 
 def plan(run: Run, compose: Compose) -> list[Step]:
@@ -77,7 +85,7 @@ def plan(run: Run, compose: Compose) -> list[Step]:
     seeds = chain.seeds or [run.command.seed]
     steps: list[Step] = []
     for seed in seeds:
-        folder = run.directory / f"seed_{seed}" if len(seeds) > 1 else run.directory
+        folder = run.directory / f"seed_{seed}" if chain.seeds else run.directory
         earlier: dict[str, Step] = {}
         broken: set[str] = set()
         for name, settings in chain.chosen.items():
@@ -122,7 +130,7 @@ def _step(
         *_flat(_merged(chain.common.set, settings.set), places),
     )
     config, problems = compose(overrides)
-    _check(config, directory, problems, list(places.values()))
+    _check(config, directory, problems, [output for name in inputs for output in earlier[name].outputs])
     return Step(
         name=name,
         seed=seed,
@@ -134,13 +142,14 @@ def _step(
     )
 
 
-def _check(config: Mapping[str, Any], directory: Path, found: Sequence[str], inputs: Sequence[str]) -> None:
-    """Refuse a step with mistakes; that its inputs are not there yet is none."""
+def _check(config: Mapping[str, Any], directory: Path, found: Sequence[str], coming: Sequence[Path]) -> None:
+    """Refuse a step with mistakes; that what earlier steps make is not there yet is none."""
+    expected = re.compile("|".join(f"{re.escape(str(path))}(?![\\w/.-])" for path in coming) or r"(?!)")
     problems = []
     try:
         read(config, directory, found)
     except ConfigError as error:
-        problems = [problem for problem in error.problems if not any(place in problem for place in inputs)]
+        problems = [problem for problem in error.problems if not expected.search(problem)]
     stage = config.get("stage")
     if stage not in MAKES and not problems:
         problems = [f"stage={stage} makes nothing that a chain could use; {suggest(str(stage), MAKES)}"]
@@ -181,18 +190,9 @@ def _spelt(value: Any, places: Mapping[str, str]) -> str:
         return "[" + ",".join(_spelt(item, places) for item in value) + "]"
     if isinstance(value, str):
         text = _REFERENCE.sub(lambda found: places.get(found[1], found[0]), value)
-        plain = re.fullmatch(r"[\w./@-]+", text) and not re.fullmatch(r"(?i)true|false|null|[\d.e+-]+", text)
-        return text if plain else _quoted(text)
+        plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS
+        return text if plain else quoted(text)
     return json.dumps(value)
-
-
-def _quoted(text: str) -> str:
-    r"""Hydra's quotes, in which a backslash counts only before a quote.
-
-    >>> print(_quoted('say "yes"'), _quoted("a\\b"))
-    "say \"yes\"" "a\b"
-    """
-    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + (found[2] and '\\"'), text) + '"'
 
 
 def _fingerprint(config: Mapping[str, Any], inputs: Sequence[str], places: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from r1lit.data.prompts import measured_keys
 from r1lit.settings import ConfigError
 from r1lit.stages.curating import asked_prompts, build_drawer, room_for_prompts, selected, show
 from r1lit.stages.curation_report import account
@@ -28,6 +29,7 @@ def reject(run: Run, summary: Summary) -> None:
         summary.show_prompts(bench.prompts)
         prompts = asked_prompts(bench, settings.prompts, run.command.seed)
         held_out = [prompt.raw for prompt in bench.prompts.validation]
+        held_out += measured_keys(run.data, run.evaluation.sources)
         mix = load_mix(settings.mix, run.data.max_bad_rows, held_out, run.command.seed)
         others = [row["prompt"] for rows in mix.rows.values() for row in rows]
         require_one_kind([*(prompt.raw for prompt in prompts), *others])

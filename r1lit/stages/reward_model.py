@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.data.parting import Loaded
 from r1lit.data.preferences import LENGTHS, Judgement, load_judgements
+from r1lit.data.prompts import measured_keys
 from r1lit.data.stream import epochs
 from r1lit.models.reward_model import Scoring, new_reward_model, score_rows, set_scoring
 from r1lit.modules.reward_model import RewardModel
@@ -21,7 +22,7 @@ from r1lit.stages.reward_figures import reward_figures
 from r1lit.stages.run import Run
 from r1lit.stages.setup import arithmetic, device_of
 from r1lit.stages.summary import Summary
-from r1lit.stages.training import resume_point, train
+from r1lit.stages.training import begin, mark, resume_point, train
 
 SHOWN = {
     "loss": ("loss", ".3f"),
@@ -42,13 +43,16 @@ def train_reward_model(run: Run, summary: Summary) -> None:
     model, tokenizer = load_scorer(run)
     judgements = load(run, model, tokenizer)
     with logged(loggers, summary):
+        steps = run.reward_model.updates(len(judgements.train))
+        begin(summary, checkpoint, steps)
         _show(judgements, run, summary)
         measured = (judgements.validation or judgements.train)[: run.evaluation.prompts]
         held_out = bool(judgements.validation)
-        if held_out and run.evaluation.before and "before" not in summary.figures.get("held_out", {}):
-            _measure("before", run, _scores(run, model, measured), measured, summary)
+        if held_out:
+            own = mark([run.reward_model.kind, *((row.rows, row.lengths, row.target) for row in measured)])
+            if summary.lacks_before("held_out.before", own, checkpoint is not None) and run.evaluation.before:
+                _measure("before", run, _scores(run, model, measured), measured, summary)
         every = run.evaluation.every if held_out else 0
-        steps = run.reward_model.updates(len(judgements.train))
         train(
             run,
             summary,
@@ -90,8 +94,9 @@ def load(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     settings = run.reward_model
     if tokenizer.eos_token_id is None:
         raise ConfigError([f"model.path={run.model.path}: its tokenizer has no eos token, which ends a reply; set one"])
+    held = measured_keys(run.data, run.evaluation.sources)
     judgements = load_judgements(
-        run.data, tokenizer, settings.kind, settings.part, settings.max_tokens, settings.balance_lengths
+        run.data, tokenizer, settings.kind, settings.part, settings.max_tokens, settings.balance_lengths, held
     )
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     everything = [*judgements.train, *judgements.validation]

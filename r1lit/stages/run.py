@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from r1lit.callbacks.alarms import AlarmSettings, alarm_problems
-from r1lit.data.settings import DataSettings
+from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import HELD_OUT_SHARE
 from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
@@ -50,6 +50,15 @@ SECTIONS: Mapping[str, type[Settings]] = {
 
 RESUMABLE = frozenset({"fit", "sft", "reward_model", "collect", "reject", "pipeline"})
 """Stages that go on where they stopped."""
+
+LEARNT_FROM = frozenset({"fit", "sft", "reward_model", "collect", "reject"})
+"""Stages whose data, or what is made of it, a model learns from."""
+
+SPLIT_BY = {"arithmetic": "expression", "talk": "key"}
+"""The column whose hash tells a generator's test split from the rest."""
+
+SAME_PROBLEMS = {"chain_sum": "arithmetic"}
+"""Tasks of reasoning-gym that ask what a generator asks."""
 
 UNJUDGED = frozenset({"sft", "reward_model", "export", "pipeline"})
 """Stages that can do without a reward."""
@@ -194,12 +203,18 @@ def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
 def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings]) -> Iterator[str]:
     """What a stage needs, or makes no sense of."""
     stage, resume, data = config.get("stage", "fit"), config.get("resume"), sections.get("data")
+    if config.get("dry_run") and stage != "pipeline":
+        yield f"dry_run=true prints the plan of a chain, which stage={stage} is not; drop it"
     if stage in ("evaluate", "preflight", "try_reward") and resume:
         yield f"stage={stage} does not go on from a run; drop resume, and set model.path={resume}/model for its model"
     if stage == "try_reward" and data is not None and data.path is None:
         yield "stage=try_reward judges written cases; set data.path=CASES.jsonl (prompt, completion, expected)"
     evaluation = sections.get("evaluation")
-    if data is None or evaluation is None or not _evaluates(stage, evaluation):
+    if data is None or evaluation is None:
+        return
+    if stage in LEARNT_FROM:
+        yield from _split_problems(data, evaluation)
+    if not _evaluates(stage, evaluation):
         return
     if not (data.validation or data.validation_path or evaluation.sources):
         off = "" if stage == "evaluate" else ", or evaluation.enabled=false evaluation.every=0"
@@ -207,3 +222,29 @@ def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings])
             "data.validation=0 leaves nothing to evaluate on; set it above 0, or set data.validation_path or "
             f"evaluation.sources{off}"
         )
+
+
+def _split_problems(data: DataSettings, evaluation: EvaluationSettings) -> Iterator[str]:
+    """Generated problems of a test split that would be learnt in other wordings."""
+    if data.validation >= HELD_OUT_SHARE:
+        return
+    tests = [(name, _problems_of(s)) for name, s in evaluation.sources.items() if s.params.get("split") == "test"]
+    for name, source in data.training_sources.items():
+        kind, section = _problems_of(source), f"data.sources.{name}"
+        measured = next((test for test, its_kind in tests if kind is not None and kind == its_kind), None)
+        if measured is None or source.params.get("split") == "train":
+            continue
+        column = SPLIT_BY[kind]
+        remedy = f"data.validation={HELD_OUT_SHARE}"
+        remedy += "" if source.split_by == column else f" and {section}.split_by={column}"
+        remedy += f", or {section}.params.split=train" if source.generator else ""
+        yield (
+            f"data.validation={data.validation}, but evaluation.sources.{measured} measures the share of "
+            f"{HELD_OUT_SHARE} of these problems that split=test is, and {section} would teach them in other wordings; "
+            f"set {remedy}"
+        )
+
+
+def _problems_of(source: SourceSettings) -> str | None:
+    """The generator whose problems a source asks, if any."""
+    return source.generator or SAME_PROBLEMS.get(source.reasoning_gym or "")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lit.data.prompts import Check, LoadedPrompts, load_measured, load_prompts
+from r1lit.data.prompts import Check, LoadedPrompts, load_measured, load_prompts, measured_keys
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rewards.code_tests import suite_problem
 from r1lit.rewards.gold import gold_problem
@@ -101,7 +101,9 @@ def _prompts(run: Run, tokenizer: PreTrainedTokenizerBase) -> LoadedPrompts:
     longest = run.evaluation.max_prompt_tokens
     if measured and run.command.stage not in TRAINS_ON_PROMPTS:
         return load_measured(run.data, tokenizer, _checks(run), measured, longest)
-    return load_prompts(run.data, tokenizer, _checks(run), measured, longest)
+    # What later steps are measured on is not learnt here either, measured now or not.
+    held = frozenset() if measured else measured_keys(run.data, run.evaluation.sources)
+    return load_prompts(run.data, tokenizer, _checks(run), measured, longest, held)
 
 
 def _checks(run: Run) -> Sequence[Check]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.data.demonstrations import Demonstration, LoadedDemonstrations, load_demonstrations
+from r1lit.data.prompts import measured_keys
 from r1lit.data.stream import epochs
 from r1lit.models.loading import stop_ids
 from r1lit.models.packing import require_apart
@@ -21,7 +22,7 @@ from r1lit.stages.measure import measure
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, arithmetic, device_of, load_model, workbench
 from r1lit.stages.summary import Summary
-from r1lit.stages.training import resume_point, train
+from r1lit.stages.training import answers_mark, begin, mark, resume_point, train
 
 SHOWN = {
     "loss": ("loss", ".3f"),
@@ -45,14 +46,15 @@ def sft(run: Run, summary: Summary) -> None:
     _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
     # Opened before training, so that what is wrong with the prompts is not found behind it.
     with examiner(run, policy, tokenizer) as bench, logged(loggers, summary):
+        rows = len(demonstrations.train)
+        begin(summary, checkpoint, run.sft.updates(rows))
         _show(demonstrations, summary)
         held_out = demonstrations.validation[: run.evaluation.prompts]
-        if run.evaluation.before:
-            if held_out and "before" not in summary.figures.get("held_out", {}):
-                _foretell("before", run, policy, held_out, summary)
-            if bench and "before" not in summary.figures:
-                evaluated("before", run, bench, summary)
-        rows = len(demonstrations.train)
+        lacking = _lacking(run, held_out, bench, summary, checkpoint is not None)
+        if run.evaluation.before and "held_out.before" in lacking:
+            _foretell("before", run, policy, held_out, summary)
+        if run.evaluation.before and "before" in lacking:
+            evaluated("before", run, bench, summary)
         train(
             run,
             summary,
@@ -86,7 +88,8 @@ def load(run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             require_apart(policy)
         except ValueError as error:
             raise ConfigError([str(error)]) from error
-    demonstrations = load_demonstrations(run.data, tokenizer, run.sft.loss_on, run.sft.max_tokens)
+    held = measured_keys(run.data, run.evaluation.sources)
+    demonstrations = load_demonstrations(run.data, tokenizer, run.sft.loss_on, run.sft.max_tokens, held)
     positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     longest = max(len(item.ids) for item in [*demonstrations.train, *demonstrations.validation])
     if positions and longest > positions:
@@ -112,6 +115,15 @@ def evaluated(when: str, run: Run, bench: Workbench, summary: Summary) -> None:
     """Measure the model's answers."""
     summary.add(metric=run.evaluation.metric)
     summary.evaluation(when, summarize(measure(run, bench, summary)))
+
+
+def _lacking(
+    run: Run, held_out: Sequence[Demonstration], bench: Workbench | None, summary: Summary, trained: bool
+) -> list[str]:
+    """The measures that are to be made before training; those that stand beside no new one are dropped."""
+    marks = {"held_out.before": mark((item.ids, item.trained) for item in held_out)} if held_out else {}
+    marks |= {"before": answers_mark(run, bench.prompts.validation)} if bench else {}
+    return [name for name, own in marks.items() if summary.lacks_before(name, own, trained)]
 
 
 def _show(demonstrations: LoadedDemonstrations, summary: Summary) -> None:

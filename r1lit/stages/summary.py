@@ -22,6 +22,9 @@ from r1lit.stages.preflight import Preflight
 
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "math-verify", "reasoning-gym")
 
+OF_AN_END = ("after", "steps", "tokens", "flops", "updates_skipped")
+"""Figures that hold for the end of a training alone."""
+
 
 class Summary:
     """Collects a run's figures, writes them after each addition, and shows them as they come."""
@@ -31,6 +34,7 @@ class Summary:
         self.console = console or Console(stderr=True)
         self.figures: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.figures |= {"versions": versions()}
+        self._saved = False
 
     def add(self, **figures: Any) -> None:
         """Put figures in and save: whole or not at all."""
@@ -38,21 +42,53 @@ class Summary:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.figures, indent=2) + "\n")
         os.replace(part, self.path)
+        self._saved = True
+
+    def begin(self, trains: bool) -> None:
+        """Save that the run is under way; where it ``trains`` on, what it had measured at an earlier end is no end."""
+        if trains:
+            held_out = self.figures.pop("held_out", {})
+            kept = {name: figures for name, figures in held_out.items() if name not in OF_AN_END}
+            self.figures = {name: value for name, value in self.figures.items() if name not in OF_AN_END}
+            self.figures |= {"held_out": kept} if kept else {}
+        self.add(status="running")
+
+    def lacks_before(self, name: str, mark: str, trained: bool) -> bool:
+        """True where a measure before training is to be made, now or anew.
+
+        One of another ``mark`` is dropped: it cannot stand beside a measure that is made now.
+
+        Args:
+            name: ``before``, or that in a section: ``held_out.before``.
+            mark: what the measure depends on, in a word; kept with it.
+            trained: the run goes on from a checkpoint, where it is too late for one.
+        """
+        *sections, last = name.split(".")
+        figures = self.figures
+        for section in sections:
+            figures = figures.get(section, {})
+        marks = self.figures.get("marks", {})
+        if last in figures and marks.get(name) != mark:
+            del figures[last]
+            if trained:
+                self.say(f"{name}: left out, since it was measured on other data or in another way than is set now")
+        # One write: on the disk no new mark ever stands beside an old measure.
+        self.add(marks=marks | {name: mark})
+        return last not in figures and not trained
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Keep how what runs inside ends: ``status`` is running, then finished, or stopped with a ``reason``."""
         self.figures.pop("reason", None)
-        self.figures["status"] = "running"
+        self.figures["status"], self._saved = "running", False
         try:
             yield
-        except ConfigError:
-            # It never began: its directory goes, unless there is something in it.
-            raise
         except BaseException as error:
-            # What ends it may be the very disk that this is to be written to.
-            with suppress(OSError):
-                self.add(status="stopped", reason=str(error) or type(error).__name__)
+            # Of what never began the directory goes, unless there is something in it.
+            if self._saved or not isinstance(error, ConfigError):
+                # What ends it may be the very disk that this is to be written to.
+                with suppress(OSError):
+                    self.add(status="stopped", reason=str(error) or type(error).__name__)
             raise
         self.add(status="finished")
 

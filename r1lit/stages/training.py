@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
 
 import lightning
 from lightning.pytorch.loggers import Logger
@@ -14,9 +16,14 @@ from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.data.module import StepDataModule, Stream
 from r1lit.settings import UserError
+from r1lit.stages.loggers import steps_done
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of, precision_of
 from r1lit.stages.summary import Summary
+from r1lit.types import Prompt
+
+ELSEWHERE = {"enabled", "before", "every", "sources", "prompts", "max_prompt_tokens"}
+"""Settings of the evaluation that say when to measure, or choose the prompts, which speak for themselves."""
 
 
 def train(
@@ -96,3 +103,32 @@ def resume_point(run: Run, summary: Summary) -> str | None:
         )
     summary.say("no checkpoint yet: beginning at step 1")
     return None
+
+
+def begin(summary: Summary, checkpoint: str | None, steps: int) -> None:
+    """Save that a run of so many steps is under way, once nothing can refuse it any more."""
+    summary.begin(trains=steps_done(checkpoint) < steps)
+
+
+def answers_mark(run: Run, prompts: Sequence[Prompt]) -> str:
+    """The `mark` of what is measured on held-out prompts: how they are answered and judged, and they themselves."""
+    rewards = {
+        # What a reward weighs changes the training, and no figure of its own.
+        name: reward.model_dump(mode="json", by_alias=True, exclude={"weight", "schedule"})
+        for name, reward in run.rewards.items()
+    }
+    asked = ((prompt.ids, prompt.prefill, dict(prompt.columns)) for prompt in prompts[: run.evaluation.prompts])
+    return mark([run.evaluation.model_dump(mode="json", exclude=ELSEWHERE), rewards, *asked])
+
+
+def mark(parts: Iterable[Any]) -> str:
+    """A word for plain values; other values have another.
+
+    >>> mark(["a", 1]) == mark(iter(["a", 1])) != mark(["a", 2])
+    True
+    """
+    digest = sha256()
+    for part in parts:
+        # Columns may hold what JSON cannot.
+        digest.update(repr(part).encode("utf-8", "backslashreplace") + b"\n")
+    return digest.hexdigest()[:16]

@@ -40,7 +40,7 @@ def test_known_values_and_shapes_wherever_they_stand():
 
 
 def test_the_environments_secrets():
-    found = secret_variables({"A_KEY": "12345678", "B_TOKEN": " abcdefgh ", "C_PASSWORD": "short", "HOME": "/somewhere"})
+    found = secret_variables({"A_KEY": "12345678", "B_TOKEN": " abcdefgh ", "C_PASSWORD": "short", "HOME": "/there"})
     assert found == {"12345678", "abcdefgh"}
 
 

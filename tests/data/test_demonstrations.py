@@ -156,6 +156,41 @@ def test_a_demonstration_of_the_held_out_ones_is_not_learnt_under_another_key(lo
     assert "is a held-out demonstration" in str(loaded.report)
 
 
+def test_demonstrations_of_prompts_that_are_measured_are_left_out_in_every_form(load):
+    asked, system = "What is 3 + 4 ?", {"role": "system", "content": "Be brief."}
+    forms = [
+        {"prompt": asked, "response": REPLY},
+        {"prompt": [USER], "completion": [ANSWER]},
+        {"messages": [system, USER, ANSWER]},
+        {"messages": TALK},
+        {"prompt": "what it is split by", "messages": TALK},
+    ]
+    others = [
+        {"prompt": "What is 3 + 5 ?", "response": REPLY},
+        {"prompt": "q", "response": REPLY, "messages": ["none", *TALK]},
+    ]
+    held = load(*forms, *others, held_prompts={asked})
+    (source,) = held.report.sources
+    assert source.left_out == {"is a held-out prompt": len(forms)} and source.train == len(held.train) == len(others)
+    assert len(load(*forms, *others).train) == len(forms) + len(others)
+    text = load({"text": asked}, {"text": f"{asked} 7"}, held_prompts={asked}, loss_on="text")
+    assert text.report.sources[0].left_out == {"is a held-out prompt": 1} and len(text.train) == 1
+    with pytest.raises(DataError, match=r"nothing left to train on.*as the prompts of evaluation\.sources are"):
+        load(*forms, held_prompts={asked})
+
+
+def test_what_is_held_out_anyway_stays_so_where_it_is_measured_too(load):
+    rows = [{"prompt": f"What is {n}?", "response": "7"} for n in range(50)]
+    plain = load(*rows, settings={"validation": 0.2})
+    held = load(*rows, settings={"validation": 0.2}, held_prompts={row["prompt"] for row in rows[:40]})
+    assert held.validation == plain.validation
+    (source,) = held.report.sources
+    assert source.read == source.train + source.validation + source.left_out.total()
+    assert {item.origin for item in held.train} == {
+        item.origin for item in plain.train if int(item.origin.rpartition(":")[2]) > 40
+    }
+
+
 def test_parquet_holds_conversations_too(tokenizer, tmp_path):
     path = tmp_path / "rows.parquet"
     rows = [{"messages": [{**message, "name": None} for message in TALK]}] * 2

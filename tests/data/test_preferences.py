@@ -171,6 +171,22 @@ def test_the_same_prompts_are_held_out_in_every_run(load):
     assert source.read == source.train + source.validation == 200
 
 
+@pytest.mark.parametrize("kind", ["pairwise", "pointwise"])
+def test_rows_of_prompts_that_are_measured_are_left_out(load, kind):
+    chats = [
+        {
+            "chosen": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}],
+            "rejected": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["rejected"]}],
+        }
+        for row in pairs(4)
+    ]
+    labelled = [{"prompt": row["prompt"], "response": row["chosen"], "label": 1} for row in pairs(8)]
+    loaded = load(*{"pairwise": pairs(4) + chats, "pointwise": labelled}[kind], kind=kind, held_prompts={"What is 1?"})
+    (source,) = loaded.report.sources
+    assert source.left_out == {"is a held-out prompt": {"pairwise": 2, "pointwise": 1}[kind]}
+    assert source.train == len(loaded.train) == 8 - source.left_out.total()
+
+
 def test_length_balance_by_hand():
     """Differences of 1; 2 and 3; 4 to 7 are alike. The longer is chosen 3, 2 and 1 times, the shorter 1, 2 and 0."""
     lengths = [(2, 1), (3, 2), (9, 8), (1, 2), (5, 2), (5, 3), (1, 3), (2, 5), (9, 2), (4, 4)]

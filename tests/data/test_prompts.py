@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from r1lit.data.files import DataError
-from r1lit.data.prompts import load_prompts
-from r1lit.data.settings import DataSettings
+from r1lit.data.prompts import load_prompts, measured_keys
+from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import hash_fraction
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{{ '<think>\\n' }}"
@@ -230,3 +230,21 @@ def test_no_expression_is_trained_on_in_one_wording_and_held_out_in_another(toke
     assert all(0.2 < share < 0.5 for share in shares)
     assert loaded.weights == {"ours": 1, "gym": 2}
     assert set(loaded.sources) == {"ours", "gym"}
+
+
+def test_prompts_that_are_measured_elsewhere_are_not_trained_on(tokenizer, write):
+    train, measured = questions(40), questions(30)[20:]
+    chats = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in measured[:5]]
+    sources = {
+        "plain": SourceSettings(path=write(*measured[5:], name="plain.jsonl")),
+        "chats": SourceSettings(path=write(*chats, name="chats.jsonl")),
+    }
+    settings = DataSettings(path=write(*train), template="none", validation=0.0, limit=35)
+    held = measured_keys(settings.model_copy(update={"limit": 1}), sources)
+    assert held == {row["prompt"] for row in measured}, "a limit of this run's is none of the other's"
+    loaded = load_prompts(settings, tokenizer, held_prompts=held)
+    assert {prompt.raw for prompt in loaded.train} == {row["prompt"] for row in train[:20] + train[30:35]}
+    assert loaded.report.sources[0].left_out == {"is a held-out prompt": 10} and balanced(loaded.report)
+    assert measured_keys(settings, {}) == frozenset()
+    with pytest.raises(DataError, match=r"evaluation\.sources\.bad has no usable row: missing column 1"):
+        measured_keys(settings, {"bad": SourceSettings(path=write({"question": "1+1?"}, name="bad.jsonl"))})

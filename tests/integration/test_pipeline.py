@@ -103,9 +103,17 @@ def test_a_changed_step_is_refused_and_by_force_made_anew(finished, r1lit, tmp_p
     refused = r1lit(f"resume={run}", change, check=False)
     assert refused.returncode == 1 and "another configuration: next" in refused.stderr
     assert "force=true" in refused.stderr and "Traceback" not in refused.stderr
+    unchanged = r1lit(f"resume={run}")
+    assert unchanged.stderr.count("done before") == 3, "what was refused does not hold"
     forced = r1lit(f"resume={run}", change, "force=true")
     assert "zero: done before" in forced.stderr and "next: fit" in forced.stderr
     assert json.loads((run / "results.json").read_text())["compute"]["0"]["next"]["steps"] == 2
+
+
+def test_what_is_typed_beside_a_chain_and_would_reach_no_step_is_refused(r1lit, tmp_path):
+    refused = r1lit(*COMMON, "algorithm.steps=2", "logger=wandb", check=False)
+    assert refused.returncode == 2 and "pipeline.common.set.algorithm.steps=" in refused.stderr
+    assert "pipeline.common.use.logger=" in refused.stderr and not list(tmp_path.glob("runs/chain/*"))
 
 
 def test_the_plan_is_shown_and_nothing_is_left(r1lit, tmp_path):

@@ -18,7 +18,6 @@ SHORT = (
     *(f"pipeline.steps.{name}.set.algorithm.steps=2" for name in ("r1_zero", "dev2", "r1", "student_rl")),
     "pipeline.common.set.algorithm.prompts_per_step=4",
     "pipeline.common.set.algorithm.group_size=4",
-    "pipeline.common.set.evaluation.k=1",
     "pipeline.common.set.collect.prompts=32",
     "pipeline.common.set.reject.prompts=32",
     "pipeline.common.set.reward_model.steps=2",

@@ -56,6 +56,8 @@ def test_one_seed_has_no_interval_and_what_was_not_measured_is_left_open(tmp_pat
         (0.45, VALUES, "DOES NOT HOLD HERE"),
         (0.3, {"0": VALUES["0"]}, "holds (one seed)"),
         (0.3, {"0": {"base": {"acc": None}, "zero": {"acc": 1.0}}}, "could not be measured"),
+        (0.0, {"0": {"base": {"acc": 0.5}, "zero": {"acc": 0.5}}}, "DOES NOT HOLD HERE"),
+        (-0.1, {"0": {"base": {"acc": 0.5}, "zero": {"acc": 0.5}}}, "holds (one seed)"),
     ],
 )
 def test_a_claim_holds_or_it_is_said_that_it_does_not(tmp_path, by, values, verdict):

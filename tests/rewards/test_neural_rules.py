@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy
 import pytest
 
+from r1lit.rewards.code_tests import suite_of
+from r1lit.rewards.instructions import instructions
 from r1lit.rewards.neural_rules import is_neural, is_verifier, neural_problem
 from r1lit.rewards.spec import RewardSettings
 
@@ -75,3 +80,32 @@ def test_other_verifiers_and_other_models_are_known():
     assert is_verifier("accuracy", own) and not is_verifier("accuracy", judge) and not is_verifier("right", own)
     assert not is_neural(reward("r1lit.rewards.neural_rules.is_neural"))
     assert "neural" not in judge.keywords and "on_reasoning" not in judge.keywords
+
+
+CASES = [{"input": "1", "output": "2"}]
+INSTRUCTED = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+
+
+@pytest.mark.parametrize(
+    ("target", "judged", "unjudged"),
+    [
+        ("r1lit.rewards.code.Code", {"tests": CASES}, {"tests": None, "answer": "4"}),
+        ("r1lit.rewards.code.Code", {"public_test_cases": json.dumps(CASES)}, {"tests": numpy.array([])}),
+        ("r1lit.rewards.code.Code", {"private_test_cases": json.dumps(CASES), "tests": None}, {"metadata": "{}"}),
+        ("r1lit.rewards.instructions.instructions", INSTRUCTED, {"instruction_id_list": [], "kwargs": []}),
+        ("r1lit.rewards.instructions.instructions", INSTRUCTED, {"answer": "4", "kwargs": [{}]}),
+    ],
+)
+def test_programs_and_instructions_are_verified_where_the_row_has_what_they_need(target, judged, unjudged):
+    rewards = {"rule": reward(target), "judge": reward("mine.judge", neural=True)}
+    assert "the rule rule verifies" in neural_problem(rewards, judged)
+    assert neural_problem(rewards, unjudged) is None
+    assert neural_problem(rewards | {"rule": reward(target, when={"task": "other"})}, judged) is None
+    # The rules themselves say the same of these rows.
+    if target.endswith("Code"):
+        names = ("tests", "public_test_cases", "private_test_cases", "metadata")
+        suites = [suite_of(*(row.get(name) for name in names)) for row in (judged, unjudged)]
+        assert suites[0] is not None and suites[1] is None
+    else:
+        told = [[row.get(name) for row in (judged, unjudged)] for name in INSTRUCTED]
+        assert instructions(["a", "b"], *told) == [1.0, None]

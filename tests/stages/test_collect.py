@@ -13,6 +13,7 @@ from chat_server import Said, serving
 from composing import run_of
 from rich.console import Console
 
+from r1lit.data.arithmetic import generate
 from r1lit.rewards.format import format as format_reward
 from r1lit.settings import ConfigError
 from r1lit.stages.collect import collect
@@ -178,3 +179,14 @@ def test_an_edited_file_is_checked_against_the_form(tmp_path):
     form = 'collect.form="<think> {thought} </think> {summary}"'
     figures, shown = collected(tmp_path / "other", f"collect.edited={path}", form)
     assert figures["edited"]["demonstrations"] == 1 and "1 demonstrations (kept 1" in shown
+
+
+def test_what_is_measured_elsewhere_is_not_asked(tmp_path):
+    lines = list(generate(24, seed=3, languages=["en"], terms=(3, 3), split="train"))
+    for name, made in {"own": lines, "held": lines[:8]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made))
+    data = ("model=tiny", f"data.path={tmp_path}/own.jsonl", "data.validation=0")
+    _, shown = collected(tmp_path / "run", *data, f"+evaluation.sources.held.path={tmp_path}/held.jsonl")
+    left = {line["prompt"] for line in lines[8:]} - {line["prompt"] for line in lines[:8]}
+    assert {row["prompt"] for row in rows(tmp_path / "run" / "candidates.jsonl")} == left
+    assert "is a held-out prompt 8" in shown

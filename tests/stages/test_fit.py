@@ -6,6 +6,7 @@ import io
 import json
 import re
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from r1lit.stages.fit import fit
 from r1lit.stages.run import Run, read
 from r1lit.stages.setup import workbench
 from r1lit.stages.summary import Summary
+from r1lit.stages.training import answers_mark
+from r1lit.types import Prompt
 
 SHORT = (
     "data.limit=200",
@@ -113,6 +116,82 @@ def test_a_disk_that_fills_up_stops_the_run_with_a_remedy(tmp_path, options, wha
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.part"))
     assert not list(tmp_path.glob("*model*")) and len(read_metrics(tmp_path / "metrics.jsonl")) == 4
     assert summary_of(tmp_path)["status"] == "stopped" and "could not be written" in summary_of(tmp_path)["reason"]
+
+
+def test_before_and_after_are_of_one_evaluation(tmp_path):
+    few = ("logger=none", "evaluation.k=1", "rollout.max_tokens=16", "evaluation.max_tokens=16")
+    trained(tmp_path, *few, "algorithm.steps=1")
+    before, again = summary_of(tmp_path)["before"], (*few, f"resume={tmp_path}")
+    shown = trained(tmp_path, *again, "algorithm.steps=2", "evaluation.every=2", "reward.accuracy.weight=2")
+    assert summary_of(tmp_path)["before"] == before and "left out" not in shown
+    more = (*again, "evaluation.prompts=8")
+    shown = trained(tmp_path, *more, "algorithm.steps=3")
+    assert "before: left out" in shown and "before training" not in shown
+    assert "before" not in summary_of(tmp_path) and summary_of(tmp_path)["after"]["prompts"] == 8
+    shown = trained(tmp_path, *more, "algorithm.steps=4")
+    assert "before" not in shown and "before" not in summary_of(tmp_path) and summary_of(tmp_path)["steps"] == 4
+
+
+def test_before_is_measured_anew_where_nothing_is_trained_yet(tmp_path):
+    few = ("logger=none", "evaluation.k=1", "rollout.max_tokens=16", "evaluation.max_tokens=16", "algorithm.steps=1")
+    trained(tmp_path, *few)
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(tmp_path / name)
+    assert "before training" not in trained(tmp_path, *few, f"resume={tmp_path}")
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(tmp_path / name)
+    assert "before training" in trained(tmp_path, *few, f"resume={tmp_path}", "evaluation.prompts=8")
+    assert [summary_of(tmp_path)[when]["prompts"] for when in ("before", "after")] == [8, 8]
+
+
+def test_what_a_measure_depends_on(tmp_path):
+    prompts = [Prompt((1, 2), "a", {"answer": "1"}), Prompt((3,), "b", {"answer": "2"}), Prompt((4,), "c")]
+
+    def mark(*overrides: str, asked: list[Prompt] = prompts) -> str:
+        return answers_mark(run_of(tmp_path, "evaluation.prompts=2", *overrides), asked)
+
+    same = [
+        mark(),
+        mark("evaluation.every=3", "evaluation.before=false", "reward.accuracy.weight=3", "algorithm.steps=9"),
+        mark(asked=prompts[:2]),
+    ]
+    others = [
+        *(mark(f"evaluation.{other}") for other in ("k=3", "temperature=0.1", "max_tokens=9", "metric=format")),
+        mark("evaluation.prompts=3"),
+        mark("reward=[accuracy]"),
+        mark("reward.accuracy.timeout=1"),
+        mark(asked=prompts[1:]),
+        mark(asked=[Prompt((1, 2), "a", {"answer": "7"}), prompts[1]]),
+        mark(asked=[Prompt((1, 2), "a", {"answer": "1"}, prefill="<think>"), prompts[1]]),
+    ]
+    assert len(set(same)) == 1 and len({*same, *others}) == 1 + len(others)
+
+
+def test_a_longer_run_that_is_cut_off_keeps_no_figure_of_the_earlier_end(tmp_path):
+    options = ("logger=none", "evaluation.k=1", "rollout.max_tokens=16", "evaluation.max_tokens=16")
+    trained(tmp_path, *options, "algorithm.steps=1")
+    first = summary_of(tmp_path)
+    assert {"before", "after", "steps", "tokens", "flops", "updates_skipped"} <= first.keys()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    try:
+        with pytest.raises(StorageError):
+            trained(tmp_path, *options, f"resume={tmp_path}", "algorithm.steps=2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    # Nothing recorded how it ended, as where it is killed.
+    found = summary_of(tmp_path)
+    assert found["status"] == "running" and found["before"] == first["before"]
+    assert not {"after", "steps", "tokens", "flops", "updates_skipped"} & found.keys()
+    trained(tmp_path, *options, f"resume={tmp_path}", "algorithm.steps=2")
+    found = summary_of(tmp_path)
+    assert found["steps"] == 2 and found["tokens"] > first["tokens"] and found["before"] == first["before"]
+
+
+def test_a_mistake_before_the_beginning_leaves_no_summary(tmp_path):
+    with pytest.raises(ConfigError):
+        run_stage(run_of(tmp_path, "logger=none", "rollout.max_tokens=5000"), composed)
+    assert not (tmp_path / "summary.json").exists()
 
 
 def test_too_few_prompts_to_hold_any_out_is_said_before_the_run(tmp_path):

@@ -12,14 +12,16 @@ from r1lit.stages.manifest import Manifest, alone
 from r1lit.stages.plan import Step
 
 
-def step(root: Path, name: str = "one", fingerprint: str = "f1") -> Step:
-    return Step(name, 0, root / name, (), (), {"stage": "fit"}, fingerprint)
+def step(root: Path, name: str = "one", fingerprint: str = "f1", inputs: tuple[str, ...] = ()) -> Step:
+    return Step(name, 0, root / name, (), inputs, {"stage": "fit"}, fingerprint)
 
 
 def made(one: Step) -> None:
     """What a finished training leaves."""
-    (one.directory / "model").mkdir(parents=True)
+    (one.directory / "model").mkdir(parents=True, exist_ok=True)
     (one.directory / "overrides.yaml").write_text("[]")
+    (one.directory / "checkpoints").mkdir(exist_ok=True)
+    (one.directory / "checkpoints" / "step_000001.ckpt").write_text("")
 
 
 def test_a_step_is_done_once_it_is_noted_and_its_output_is_there(tmp_path):
@@ -31,9 +33,9 @@ def test_a_step_is_done_once_it_is_noted_and_its_output_is_there(tmp_path):
     manifest.finish(one, seconds=3.21)
     again = Manifest(tmp_path)
     assert again.done(one)
-    assert json.loads((tmp_path / "manifest.json").read_text()) == {
-        "one": {"fingerprint": "f1", "done": True, "seconds": 3.2}
-    }
+    (entry,) = json.loads((tmp_path / "manifest.json").read_text()).values()
+    assert len(entry.pop("mark")) == 8
+    assert entry == {"fingerprint": "f1", "done": True, "seconds": 3.2, "inputs": {}}
     (one.directory / "model").rmdir()
     assert not again.done(one), "somebody removed its model"
 
@@ -63,6 +65,39 @@ def test_steps_of_another_configuration_are_refused_or_by_force_removed(tmp_path
     forced.check([one, changed], force=True)
     assert not two.directory.exists() and one.directory.exists()
     assert forced.done(one) and not forced.done(changed)
+
+
+def test_what_was_made_from_an_earlier_making_is_made_anew(tmp_path):
+    manifest, one, two = Manifest(tmp_path), step(tmp_path), step(tmp_path, "two", inputs=("one",))
+    for each in (one, two):
+        manifest.begin(each)
+        made(each)
+        manifest.finish(each, 1.0)
+    assert manifest.done(one) and manifest.done(two)
+    (one.directory / "model").rmdir()
+    manifest.begin(one)
+    made(one)
+    manifest.finish(one, 1.0)
+    again = Manifest(tmp_path)
+    assert again.done(one) and not again.done(two)
+    again.begin(two)
+    assert not two.directory.exists(), "nothing of it is gone on with"
+
+
+def test_a_finished_step_without_a_checkpoint_is_begun_anew(tmp_path):
+    manifest, one = Manifest(tmp_path), step(tmp_path)
+    manifest.begin(one)
+    made(one)
+    (one.directory / "checkpoints" / "step_000001.ckpt").unlink()
+    assert not manifest.begun(one), "it could not be resumed"
+    manifest.begin(one)
+    assert not one.directory.exists()
+
+
+def test_a_damaged_manifest_is_told(tmp_path):
+    (tmp_path / "manifest.json").write_text("")
+    with pytest.raises(UserError, match=r"manifest.json is damaged .*; remove it"):
+        Manifest(tmp_path)
 
 
 def test_two_processes_never_work_on_one_chain(tmp_path):

@@ -89,6 +89,8 @@ def test_rows_that_think_or_say_nothing_are_counted_and_left_out(tmp_path):
     assert report.bad == {"carries a think block": 2, "no response": 3, "bad prompt": 1}
     assert report.left_out == {"repeats an earlier row": 2, "is a held-out prompt": 1}
     assert (report.read, report.train) == (18, 9)
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hello 3"}]
+    assert mix(chosen, held_out=[chat]).report == mix(chosen, held_out={"hello 3"}).report
     with pytest.raises(DataError, match=r"(?s)mix\.sources\.talk: 6 of 18 rows.*simple queries are answered without"):
         mix(chosen, bad=0.1)
 

@@ -67,9 +67,9 @@ def test_the_mistakes_of_all_steps_come_at_once_before_anything_runs(tmp_path):
     found = mistakes(
         tmp_path,
         {
-            "one": {"set": {"algorithm": {"stepps": 3}}},
+            "one": {"title": "one", "set": {"algorithm": {"stepps": 3}}},
             "two": {"use": {"experiment": "r1_zeroo"}, "set": {"optimizer": {"lr": -1}}},
-            "three": {"set": {"model": {"path": "{steps.won}/model"}}},
+            "three": {"title": "three", "set": {"model": {"path": "{steps.won}/model"}}},
             "four": {"set": {"stage": "preflight"}},
         },
         seeds=[0, 1],
@@ -87,6 +87,29 @@ def test_the_mistakes_of_all_steps_come_at_once_before_anything_runs(tmp_path):
         strict=True,
     ):
         assert part in problem
+
+
+def test_a_typo_behind_an_input_is_found_and_what_will_be_there_is_not_missed(tmp_path):
+    steps = {**CHAIN, "next": {"title": "next", "set": {"model": {"path": "{steps.zero}/modle"}}}}
+    (found,) = mistakes(tmp_path, steps)
+    assert "pipeline.steps.next: model.path=" in found and "modle" in found
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "a,b", "seed_0", "", "é", "manifest.json"])
+def test_a_steps_name_is_that_of_its_folder(tmp_path, name):
+    with pytest.raises(ConfigError, match="a step's name is that of its folder"):
+        planned(tmp_path, {name: {"title": "odd"}})
+
+
+def test_a_misspelt_step_is_no_new_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"no use and no set\.stage, so it is no step; did you mean zero"):
+        planned(tmp_path, {**CHAIN, "zeroo": {"set": {"algorithm": {"steps": 5}}}})
+
+
+@pytest.mark.parametrize("place", ["a b", "k=v,w", "été", "x{y}", "it's"])
+def test_odd_places_reach_the_step(tmp_path, place):
+    after = planned(tmp_path / place, CHAIN)[2]
+    assert after.config["model"]["path"] == str(tmp_path / place / "zero" / "model")
 
 
 def test_values_reach_the_step_as_they_were(tmp_path):

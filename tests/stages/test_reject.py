@@ -18,6 +18,7 @@ from chat_server import Said, serving
 from composing import run_of
 from rich.console import Console
 
+from r1lit.data.arithmetic import generate
 from r1lit.data.files import DataError
 from r1lit.rewards.format import format as format_reward
 from r1lit.settings import ConfigError, UserError
@@ -196,6 +197,34 @@ def test_the_judge_may_be_another_model(tmp_path, essays):
         rejected(tmp_path / "run", *options, "reject.judge.model=tiny-student", "reject.prompts=8")
     with pytest.raises(ConfigError, match=r"nowhere/model"):
         rejected(tmp_path / "other", *options, "reject.judge.model=./nowhere/model")
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_what_is_measured_elsewhere_is_neither_asked_nor_mixed_in(tmp_path, enabled):
+    lines = list(generate(24, seed=3, languages=["en"], terms=(3, 3), split="train"))
+    held = [line["prompt"] for line in lines[:8]]
+    chats = [{"prompt": [{"role": "user", "content": prompt}], "answer": "0"} for prompt in held[:4]]
+    plain = [{"prompt": prompt, "answer": "0"} for prompt in held[4:]]
+    others = [{"prompt": prompt, "response": "Hello"} for prompt in (*held, "Good day")]
+    for name, made in {"own": lines, "chats": chats, "plain": plain, "others": others}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made))
+    options = [
+        "model=tiny",
+        f"data.path={tmp_path}/own.jsonl",
+        "data.validation=0",
+        f"evaluation.enabled={enabled}",
+        f"+evaluation.sources.chats.path={tmp_path}/chats.jsonl",
+        f"+evaluation.sources.plain.path={tmp_path}/plain.jsonl",
+        "reject.mix.sources.talk=null",
+        f"reject.mix.sources.others.path={tmp_path}/others.jsonl",
+        "reject.mix.ratio=0.1",
+    ]
+    figures, shown = rejected(tmp_path / "run", *options)
+    left = {line["prompt"] for line in lines} - {*held}
+    assert {row["prompt"] for row in rows(tmp_path / "run" / "candidates.jsonl")} == left
+    assert {row["prompt"] for row in rows(tmp_path / "run" / "demonstrations.jsonl")} <= left | {"Good day"}
+    assert figures["rejection"]["mix"]["mixed"] == 1
+    assert shown.count("is a held-out prompt 8") == 2
 
 
 def test_chats_and_texts_are_not_mixed(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.console import Console
 
 from r1lit.__main__ import config_directory
 from r1lit.callbacks.recorder import read_metrics
+from r1lit.callbacks.storage import StorageError
 from r1lit.data.files import DataError
 from r1lit.models.loading import ModelSettings
 from r1lit.models.reward_model import load_reward_model
@@ -145,6 +148,39 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path):
     assert first == second
 
 
+def test_before_and_after_are_of_one_evaluation(tmp_path):
+    run, rows = tmp_path / "run", pairs(60)
+    again = ("data.validation=0.25", f"resume={run}")
+    trained(run, rows, "data.validation=0.25", "reward_model.steps=1", "evaluation.prompts=4")
+    before = summary_of(run)["held_out"]["before"]
+    shown = trained(run, rows, *again, "reward_model.steps=2", "evaluation.prompts=4")
+    assert summary_of(run)["held_out"]["before"] == before and "left out" not in shown
+    shown = trained(run, rows, *again, "reward_model.steps=3", "evaluation.prompts=6")
+    assert "held_out.before: left out" in shown and "before training" not in shown
+    assert summary_of(run)["held_out"].keys() == {"after"} and summary_of(run)["held_out"]["after"]["judgements"] == 6
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(run / name)
+    shown = trained(run, rows, *again, "reward_model.steps=1", "evaluation.prompts=4")
+    assert "before training" in shown and summary_of(run)["held_out"]["before"] == before
+
+
+def test_a_longer_run_that_is_cut_off_keeps_no_figure_of_the_earlier_end(tmp_path):
+    run, rows = tmp_path / "run", pairs(40)
+    trained(run, rows, "data.validation=0.25", "reward_model.steps=1")
+    first = summary_of(run)
+    assert {"steps", "tokens", "flops", "updates_skipped"} <= first.keys() and "after" in first["held_out"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    try:
+        with pytest.raises(StorageError):
+            trained(run, rows, "data.validation=0.25", "reward_model.steps=2", f"resume={run}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    found = summary_of(run)
+    assert found["status"] == "running" and found["held_out"] == {"before": first["held_out"]["before"]}
+    assert not {"steps", "tokens", "flops", "updates_skipped"} & found.keys()
+
+
 def test_the_last_checkpoint_can_be_exported(tmp_path):
     trained(tmp_path / "run", pairs(40), "trainer.checkpoint_every=4")
     written = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
@@ -231,3 +267,10 @@ def test_the_embedded_data_makes_a_model_that_tells_unseen_replies_apart(tmp_pat
     run = read(OmegaConf.to_container(config, resolve=True), tmp_path)
     train_reward_model(run, Summary(tmp_path, Console(file=io.StringIO())))
     assert summary_of(tmp_path)["held_out"]["after"]["accuracy"] > 0.9
+
+
+def test_prompts_that_answers_are_measured_on_are_not_learnt_from(tmp_path):
+    asked = write(tmp_path / "asked.jsonl", pairs(3))
+    options = (f"+evaluation.sources.asked.path={asked}", "data.validation=0", "reward_model.steps=1")
+    shown = trained(tmp_path / "run", pairs(20), *options)
+    assert "17 to train on" in shown and "is a held-out prompt 3" in shown

@@ -103,6 +103,59 @@ def test_each_mistake_names_its_key_and_its_remedy(composed, changes, expected):
     assert expected in found
 
 
+TESTED = {"generator": "arithmetic", "params": {"split": "test"}}
+FACTS = {"generator": "talk", "params": {"kinds": ["fact"]}}
+CHAIN_SUM = {"reasoning_gym": "chain_sum", "split_by": "expression"}
+
+
+@pytest.mark.parametrize("stage", ["fit", "sft", "reward_model", "collect", "reject"])
+def test_a_generators_test_split_is_not_learnt_in_other_wordings(composed, stage):
+    changes = {"stage": stage, "data.validation": 0.05, "evaluation.sources": {"sums": TESTED}}
+    arithmetic, chain_sum = problems(composed, changes)
+    assert arithmetic == (
+        "data.validation=0.05, but evaluation.sources.sums measures the share of 0.1 of these problems that split=test "
+        "is, and data.sources.arithmetic would teach them in other wordings; set data.validation=0.1, or "
+        "data.sources.arithmetic.params.split=train"
+    )
+    assert "data.sources.chain_sum would" in chain_sum and chain_sum.endswith("; set data.validation=0.1")
+    off = changes | {"evaluation.enabled": False, "evaluation.every": 0}
+    assert problems(composed, off) == [arithmetic, chain_sum]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"data.sources": {"own": CHAIN_SUM | {"split_by": "prompt"}}}, "data.sources.own.split_by=expression"),
+        (
+            {"data.sources": {"own": FACTS}, "evaluation.sources": {"facts": FACTS | TESTED | {"generator": "talk"}}},
+            "set data.validation=0.1 and data.sources.own.split_by=key, or data.sources.own.params.split=train",
+        ),
+        ({"data.sources": {"own": TESTED | {"params": {"split": "all"}}}}, "data.sources.own.params.split=train"),
+    ],
+)
+def test_the_remedy_is_the_sources(composed, changes, named):
+    common = {"data.validation": 0.0, "evaluation.sources": {"sums": TESTED}}
+    (found,) = problems(composed, common | changes)
+    assert named in found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.validation": 0.1},
+        {"stage": "evaluate"},
+        {"stage": "preflight"},
+        {"data.sources": {"own": TESTED | {"params": {"split": "train"}}}},
+        {"data.sources": {"own": FACTS}},
+        {"data.sources": {"own": {"reasoning_gym": "leg_counting"}}},
+        {"evaluation.sources": {"sums": {"generator": "arithmetic", "params": {"split": "all"}}}},
+    ],
+)
+def test_where_nothing_of_a_test_split_is_learnt_a_smaller_share_will_do(composed, changes):
+    common = {"data.validation": 0.05, "evaluation.sources": {"sums": TESTED}}
+    assert read(changed(composed, common | changes), Path()).data.validation in (0.05, 0.1)
+
+
 def test_what_a_stage_does_not_use_is_no_mistake(composed):
     weightless = {"reward.accuracy.weight": 0, "reward.format.weight": 0, "data.validation": 0}
     cases = {"stage": "try_reward", "data.path": str(Path(__file__)), "evaluation.metric": "other"}

@@ -6,10 +6,12 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,24 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def started(folder: Path, *overrides: str) -> subprocess.Popen:
+    """The command, in a process that can be killed with all that it starts."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "r1lit", *overrides],
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def await_that(process: subprocess.Popen, holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_the_command_trains_and_a_killed_run_resumes_to_the_same_bits(r1lit, tmp_path):
     write(tmp_path / "demos.jsonl", rows())
     quick = (
@@ -98,17 +118,8 @@ def test_the_command_trains_and_a_killed_run_resumes_to_the_same_bits(r1lit, tmp
     assert "demonstrations: " in done.stderr and "after training: held-out loss" in done.stderr
 
     (tmp_path / "killed").mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "r1lit", *quick],
-        cwd=tmp_path / "killed",
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").rglob("step_000010.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    process = started(tmp_path / "killed", *quick)
+    await_that(process, lambda: list((tmp_path / "killed").rglob("step_000010.ckpt")))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     (killed,) = (tmp_path / "killed" / "runs" / "sft").iterdir()
@@ -123,6 +134,15 @@ def test_the_command_trains_and_a_killed_run_resumes_to_the_same_bits(r1lit, tmp
     assert steps[0][-1]["lr"] == pytest.approx(steps[0][0]["lr"] / 10, rel=0.05)
     assert summary_of(killed)["held_out"]["before"] == before
     assert summary_of(killed)["held_out"]["after"] == summary_of(alone)["held_out"]["after"]
+
+    # Killed once more while it goes on past its end, it keeps no figure of that.
+    process = started(tmp_path / "killed", f"resume={killed}", "sft.steps=4000")
+    await_that(process, lambda: len(read_metrics(killed / "metrics.jsonl")) > 60)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    left = summary_of(killed)
+    assert left["status"] == "running" and left["held_out"] == {"before": before}
+    assert not {"after", "steps", "tokens", "flops", "updates_skipped"} & left.keys()
 
 
 def test_the_model_learns_and_is_written_for_transformers(tmp_path):
@@ -175,6 +195,30 @@ def test_answers_are_measured_where_there_are_prompts_to_measure_on(tmp_path):
     with pytest.raises(DataError, match="there is no answer, which the accuracy reward needs"):
         trained(tmp_path / "bad", f"data.path={path}", *few, facts, "evaluation.before=false")
     assert not (tmp_path / "bad" / "metrics.jsonl").exists()
+
+
+def test_before_and_after_are_of_one_evaluation(tmp_path):
+    path = write(tmp_path / "demos.jsonl", rows())
+    source = "+evaluation.sources.sums={generator: arithmetic, size: 6, params: {split: test}}"
+    run, few = tmp_path / "run", (f"data.path={path}", source, "evaluation.k=1", "evaluation.max_tokens=8")
+    trained(run, *few, "sft.steps=1", "evaluation.prompts=2")
+    first, again = summary_of(run), (*few, f"resume={run}")
+    shown = trained(run, *again, "sft.steps=2", "evaluation.prompts=2", "optimizer.lr=1e-4")
+    assert summary_of(run)["before"] == first["before"] and "left out" not in shown
+    assert summary_of(run)["held_out"]["before"] == first["held_out"]["before"]
+    # The answers are measured in another way, the demonstrations are not.
+    shown = trained(run, *again, "sft.steps=3", "evaluation.prompts=2", "evaluation.k=2")
+    assert "\nbefore: left out" in shown and "held_out.before: left out" not in shown
+    assert "before" not in summary_of(run) and "before" in summary_of(run)["held_out"]
+    shown = trained(run, *again, "sft.steps=4", "evaluation.prompts=3", "evaluation.k=2")
+    assert "held_out.before: left out" in shown and "before training" not in shown
+    held_out = summary_of(run)["held_out"]
+    assert held_out.keys() == {"after"} and held_out["after"]["demonstrations"] == 3
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(run / name)
+    shown = trained(run, *again, "sft.steps=1", "evaluation.prompts=2", "evaluation.k=2")
+    assert shown.count("before training") == 2 and summary_of(run)["before"]["prompts"] == 2
+    assert [summary_of(run)["held_out"][when]["demonstrations"] for when in ("before", "after")] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -245,3 +289,15 @@ def test_the_stage_is_the_commands(tmp_path):
     run_stage(run, compose=lambda overrides: ({}, []))
     summary = summary_of(tmp_path / "run")
     assert summary["status"] == "finished" and "held_out" not in summary
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_what_is_measured_is_not_learnt(tmp_path, enabled):
+    path = write(tmp_path / "demos.jsonl", rows())
+    few = ("evaluation.prompts=4", "evaluation.k=1", "rollout.max_tokens=8", "sft.steps=1", "data.validation=0")
+    source = f"+evaluation.sources.sums={{path: {path}, limit: 5}}"
+    trained(tmp_path / "run", f"data.path={path}", *few, source, f"evaluation.enabled={enabled}")
+    figures = summary_of(tmp_path / "run")["demonstrations"]
+    assert figures["left_out"]["data.path"] == {"is a held-out prompt": 5} and figures["train"] == len(SUMS) - 5
+    with pytest.raises(DataError, match="nothing left to train on"):
+        trained(tmp_path / "all", f"data.path={path}", *few, f"+evaluation.sources.sums.path={path}")

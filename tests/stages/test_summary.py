@@ -76,6 +76,66 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_refusal_after_the_beginning_is_an_end(tmp_path):
+    first = summary(tmp_path)
+    with pytest.raises(ConfigError), first.recording():
+        first.begin(trains=True)
+        assert saved(tmp_path)["status"] == "running"
+        raise ConfigError(["no"])
+    assert saved(tmp_path)["status"] == "stopped" and "no" in saved(tmp_path)["reason"]
+    # What refuses to go on says nothing of how the run ended.
+    summary(tmp_path).add(status="finished")
+    with pytest.raises(ConfigError), summary(tmp_path).recording():
+        raise ConfigError(["never"])
+    assert saved(tmp_path)["status"] == "finished"
+
+
+def test_going_on_takes_back_the_figures_of_the_end(tmp_path):
+    end = {"after": FIGURES, "steps": 2, "tokens": 9, "flops": 1.0, "updates_skipped": 0.0}
+    kept = {"before": FIGURES, "metric": "accuracy", "seconds": {"fit": 1.0}}
+    summary(tmp_path).add(**end, **kept, held_out={"before": {"loss": 2.0}, "after": {"loss": 1.0}}, status="finished")
+    summary(tmp_path).begin(trains=False)
+    assert end.items() <= saved(tmp_path).items() and saved(tmp_path)["held_out"]["after"] == {"loss": 1.0}
+    summary(tmp_path).begin(trains=True)
+    versions = saved(tmp_path)["versions"]
+    assert saved(tmp_path) == kept | {
+        "held_out": {"before": {"loss": 2.0}}, "status": "running", "versions": versions
+    }  # fmt: skip
+    summary(tmp_path).add(held_out={"after": {"loss": 1.0}})
+    summary(tmp_path).begin(trains=True)
+    assert "held_out" not in saved(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["before", "held_out.before"])
+def test_a_measure_is_kept_while_what_it_depends_on_is_the_same(tmp_path, name):
+    def found() -> dict | None:
+        figures = saved(tmp_path)
+        return (figures.get("held_out", {}) if "." in name else figures).get("before")
+
+    def measured() -> None:
+        summary(tmp_path).add(**({"held_out": {"before": FIGURES}} if "." in name else {"before": FIGURES}))
+
+    assert summary(tmp_path).lacks_before(name, "a", trained=False)
+    measured()
+    for trained in (False, True):
+        assert not summary(tmp_path).lacks_before(name, "a", trained) and found() == FIGURES
+    # Nothing is trained yet: it is made anew, and nobody need know.
+    mine = summary(tmp_path)
+    assert mine.lacks_before(name, "b", trained=False) and found() is None and not mine.console.file.getvalue()
+    measured()
+    mine = summary(tmp_path)
+    assert not mine.lacks_before(name, "c", trained=True) and found() is None
+    assert mine.console.file.getvalue().count("\n") == 1 and f"{name}: left out" in mine.console.file.getvalue()
+    # Nor is it made, or told of, when the run goes on once more.
+    mine = summary(tmp_path)
+    assert not mine.lacks_before(name, "c", trained=True) and not mine.console.file.getvalue()
+
+
+def test_a_measure_that_nothing_is_known_of_is_not_kept(tmp_path):
+    summary(tmp_path).add(before=FIGURES)
+    assert not summary(tmp_path).lacks_before("before", "a", trained=True) and "before" not in saved(tmp_path)
+
+
 def test_training_adds_up_over_the_steps(tmp_path):
     mine = summary(tmp_path)
     steps = [
