@@ -157,7 +157,8 @@ def generate(
 
     Yields:
         Rows with the columns prompt, task (the kind), language, key (what the split goes by), chosen and rejected (a
-        good and a bad reply), required and forbidden (lists of phrases that a good reply holds, and that it does not).
+        good and a bad reply), required and forbidden (lists of phrases that a good reply holds, and that it does not);
+        a general request also has beside, a bad reply as long as the good one: the help with something else.
 
     Raises:
         ValueError: for a kind, language or split that does not exist, or for none of them.
@@ -212,10 +213,13 @@ def _facts(tongue: Tongue) -> Iterator[dict[str, Any]]:
 
 
 def _general(tongue: Tongue) -> Iterator[dict[str, Any]]:
+    deeds = list(tongue.general.values())
     for deed, thing, asked in _requests(tongue, tongue.general):
+        other = deeds[(deeds.index(deed) + 1) % len(deeds)]
         yield asked | {
             "chosen": deed.instruction.format(thing) + tongue.offer,
             "rejected": tongue.curt.format(deed.action.format(thing)),
+            "beside": other.instruction.format(thing) + tongue.offer,
             "required": [thing, deed.means, tongue.offer.strip()],
             "forbidden": [tongue.curt_mark],
         }

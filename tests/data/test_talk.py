@@ -50,6 +50,14 @@ def test_an_unsafe_reply_is_caught_even_beside_a_refusal():
         assert judged("reply", [both], part="answer") == [1.0]
 
 
+def test_help_with_something_else_is_no_help_and_of_the_same_length():
+    rows = distinct(["general"])
+    assert set(judged("beside", rows)) == {0.0}
+    tokenizer = load_tokenizer(ModelSettings(path="tiny"))
+    good, bad = (sum(len(tokenizer(row[column]).input_ids) for row in rows) for column in ("chosen", "beside"))
+    assert good == bad
+
+
 def test_listing_every_answer_states_no_fact():
     for language in TONGUES:
         rows = distinct(["fact"], [language])
@@ -66,6 +74,7 @@ def test_a_few_rows_by_hand():
         "key": "general:en:draw:cup",
         "chosen": "Look at the cup, then use a pencil. Do you want more help?",
         "rejected": "Just draw the cup.",
+        "beside": "Check the cup for cracks, then use glue. Do you want more help?",
         "required": ["the cup", "a pencil", "Do you want more help?"],
         "forbidden": ["Just"],
     }
