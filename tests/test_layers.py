@@ -20,6 +20,7 @@ ORDER = [
     "rollout",
     "sandbox",
     "rewards",
+    "curation",
     "modules",
     "callbacks",
     "stages",

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from r1lit.curation.demonstrations import CANDIDATES, DEMONSTRATIONS, require_one_kind, row_of, write_rows
+from r1lit.curation.edited import check_edited
+from r1lit.curation.methods import Method
+from r1lit.curation.selection import Selector, require_some
 from r1lit.models.loading import path_problem
 from r1lit.rollout.sampler import Sampler
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.settings import ConfigError
 from r1lit.stages.curating import asked_prompts, build_drawer, room_for_prompts, selected, show
 from r1lit.stages.curation_report import account
-from r1lit.stages.demonstrations import CANDIDATES, DEMONSTRATIONS, require_one_kind, row_of, write_rows
 from r1lit.stages.drawing import Asking
-from r1lit.stages.edited import check_edited
 from r1lit.stages.forming import Former
-from r1lit.stages.methods import Method
 from r1lit.stages.run import Run
-from r1lit.stages.selection import Selector, require_some
 from r1lit.stages.setup import Workbench, device_of, load_model, reward_pool, workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.verdicts import build_chat

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from r1lit.curation.samples import SampleLog
+from r1lit.curation.selection import Candidate, Selector, by_prompt, language_of
+from r1lit.curation.settings import SelectionSettings
 from r1lit.data.files import DataError
 from r1lit.rewards.generative import GenerativeJudge
 from r1lit.stages.curation_report import account_lines, account_table
-from r1lit.stages.curation_settings import SelectionSettings
 from r1lit.stages.drawing import Drawer
 from r1lit.stages.run import Run
-from r1lit.stages.samples import SampleLog
-from r1lit.stages.selection import Candidate, Selector, by_prompt, language_of
 from r1lit.stages.setup import Workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.verdicts import Verdicts, build_chat

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from r1lit.stages.curation_settings import JudgeSettings
-from r1lit.stages.selection import Candidate, drops, solved_prompts
+from r1lit.curation.selection import Candidate, drops, solved_prompts
+from r1lit.curation.settings import JudgeSettings
 from r1lit.stages.verdicts import judge_figures
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+from r1lit.curation.samples import Sample, SampleLog
 from r1lit.rewards.pool import RewardPool
 from r1lit.rollout.sampler import Sampler
 from r1lit.stages.run import Run
-from r1lit.stages.samples import Sample, SampleLog
 from r1lit.stages.setup import arithmetic
 from r1lit.stages.verdicts import Verdicts
 from r1lit.types import Group, Prompt, Scored

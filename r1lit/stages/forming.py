@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from r1lit.curation.rejudging import rejudge
+from r1lit.curation.selection import DROPPED, Candidate
+from r1lit.curation.settings import CollectSettings
 from r1lit.rewards.chat import Chat, Usage
 from r1lit.rewards.generative import ask
 from r1lit.rewards.pool import RewardPool
-from r1lit.stages.curation_settings import CollectSettings
-from r1lit.stages.rejudging import rejudge
-from r1lit.stages.selection import DROPPED, Candidate
 from r1lit.stages.verdicts import Verdicts
 from r1lit.text.forms import clean, fill, parse_form
 from r1lit.text.thinking import split

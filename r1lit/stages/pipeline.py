@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.table import Table
 
-from r1lit.callbacks.checkpointing import RunInterruptedError
 from r1lit.callbacks.storage import replacing
-from r1lit.rewards.process import describe_end, die_with_parent
-from r1lit.settings import UserError, quoted
 from r1lit.stages.manifest import Manifest
 from r1lit.stages.plan import Compose, Step, plan
 from r1lit.stages.run import Run
+from r1lit.stages.running import run_steps
+from r1lit.stages.standby import Standby
 from r1lit.stages.summary import Summary
 
 RESULTS = "results.json"
-
-
-class StepFailedError(UserError):
-    """A step ended otherwise than it should; the chain can go on from there."""
-
-    def __init__(self, step: Step, code: int, root: Path):
-        self.exit_code = code if code > 0 else 128 - code
-        super().__init__(
-            f"step {step.name} failed ({describe_end(code)}); its messages stand above, and {step.directory} holds "
-            f"what it left. Go on from there with: r1lit resume={root}"
-        )
 
 
 def pipeline(run: Run, summary: Summary, compose: Compose, accept: Callable[[], None]) -> None:
@@ -48,18 +30,13 @@ def pipeline(run: Run, summary: Summary, compose: Compose, accept: Callable[[], 
         ConfigError: with the mistakes of all steps, before the first one starts.
         UserError: where steps on the disk were made under another configuration, or a step fails.
     """
-    steps = plan(run, compose)
-    manifest = Manifest(run.directory)
-    manifest.check(steps, run.command.force)
-    accept()
-    for number, step in enumerate(steps, start=1):
-        place = f"[{number}/{len(steps)}] {step.directory.relative_to(run.directory)}"
-        if manifest.done(step):
-            summary.say(f"{place}: done before")
-            continue
-        summary.say(f"{place}: {step.kind}")
-        with summary.timed(str(step.directory.relative_to(run.directory))):
-            _run(step, manifest, run.directory)
+    at_once = run.pipeline.at_once
+    with Standby(at_once) as standby:
+        steps = plan(run, compose)
+        manifest = Manifest(run.directory)
+        manifest.check(steps, run.command.force)
+        accept()
+        run_steps(steps, manifest, standby, at_once, summary.say, summary.took)
     with replacing(run.directory / RESULTS) as part:
         part.write_text(json.dumps(results(run, steps), indent=2) + "\n")
 
@@ -67,49 +44,6 @@ def pipeline(run: Run, summary: Summary, compose: Compose, accept: Callable[[], 
 def show_plan(run: Run, summary: Summary, compose: Compose) -> None:
     """Print the chain as it would run, with what is done already, and leave everything as it is."""
     summary.console.print(overview(plan(run, compose), Manifest(run.directory)))
-
-
-def _run(step: Step, manifest: Manifest, root: Path) -> None:
-    resumes = manifest.begun(step)
-    manifest.begin(step)
-    start = time.perf_counter()
-    key = "resume" if resumes else "hydra.run.dir"
-    code, signum = _call([sys.executable, "-m", "r1lit", *step.overrides, f"{key}={quoted(str(step.directory))}"])
-    if code or not step.makes.exists():
-        raise StepFailedError(step, code, root)
-    manifest.finish(step, time.perf_counter() - start)
-    if signum is not None:
-        # The step had come to its end before it could heed the signal.
-        raise RunInterruptedError(signum, root)
-
-
-def _call(command: Sequence[str]) -> tuple[int, int | None]:
-    """Run a command to its end; it dies with this process, and gets the signals that this one gets.
-
-    Returns:
-        Its exit status, and the last signal that came.
-    """
-    # In a group of its own Ctrl-C reaches it once, through the handler, and it can save and stop in good order.
-    child = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
-    with _forwarding(child) as signals:
-        code = child.wait()
-    return code, signals[-1] if signals else None
-
-
-@contextmanager
-def _forwarding(child: subprocess.Popen) -> Iterator[list[int]]:
-    signals: list[int] = []
-
-    def forward(signum: int, frame: FrameType | None) -> None:
-        signals.append(signum)
-        child.send_signal(signum)
-
-    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def results(run: Run, steps: Sequence[Step]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class PipelineSettings(Settings):
 
     Attributes:
         seeds: run the whole chain once for each; without any, once with the run's ``seed``.
+        at_once: steps that run side by side where their inputs allow it; they share the cores of the machine.
         only: run these steps alone.
         skip: run all steps but these.
         common: what every step uses and sets, unless it says otherwise.
@@ -75,6 +76,7 @@ class PipelineSettings(Settings):
     """
 
     seeds: list[int] = Field(default_factory=list)
+    at_once: int = Field(1, ge=1)
     only: list[str] = Field(default_factory=list)
     skip: list[str] = Field(default_factory=list)
     common: StepSettings = Field(default_factory=StepSettings)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from r1lit.curation.demonstrations import CANDIDATES, DEMONSTRATIONS, require_one_kind, row_of, write_rows
+from r1lit.curation.mixing import load_mix, mixed
+from r1lit.curation.selection import Selector, require_some
 from r1lit.data.prompts import measured_keys
 from r1lit.settings import ConfigError
 from r1lit.stages.curating import asked_prompts, build_drawer, room_for_prompts, selected, show
 from r1lit.stages.curation_report import account
-from r1lit.stages.demonstrations import CANDIDATES, DEMONSTRATIONS, require_one_kind, row_of, write_rows
 from r1lit.stages.drawing import Asking
-from r1lit.stages.mixing import load_mix, mixed
 from r1lit.stages.run import Run
-from r1lit.stages.selection import Selector, require_some
 from r1lit.stages.setup import Workbench, workbench
 from r1lit.stages.summary import Summary
 from r1lit.types import Prompt

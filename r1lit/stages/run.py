@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from r1lit.callbacks.alarms import AlarmSettings, alarm_problems
+from r1lit.curation.settings import CollectSettings, RejectSettings
 from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import HELD_OUT_SHARE
 from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
@@ -17,7 +18,6 @@ from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardM
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
 from r1lit.settings import ConfigError, Settings, parse, suggest
-from r1lit.stages.curation_settings import CollectSettings, RejectSettings
 from r1lit.stages.pipeline_settings import PipelineSettings
 from r1lit.stages.settings import (
     CommandSettings,

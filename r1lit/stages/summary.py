@@ -135,8 +135,12 @@ class Summary:
         try:
             yield
         finally:
-            seconds = self.figures.setdefault("seconds", {})
-            seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+            self.took(phase, time.perf_counter() - start)
+
+    def took(self, phase: str, seconds: float) -> None:
+        """Add to a phase's ``seconds``."""
+        phases = self.figures.setdefault("seconds", {})
+        phases[phase] = phases.get(phase, 0.0) + seconds
 
     def training(self, steps: Sequence[dict[str, Any]]) -> None:
         """Steps, tokens and seconds by phase, added up over the metrics of every step."""

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from r1lit.curation.samples import Sample
+from r1lit.curation.settings import JudgeSettings
 from r1lit.models.loading import path_problem
 from r1lit.rewards.chat import Chat, ChatSettings, Usage
 from r1lit.rewards.endpoints import Endpoint
@@ -13,9 +15,7 @@ from r1lit.rewards.generative import GenerativeJudge, Question, reference_text
 from r1lit.rewards.local_chat import LocalChat
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.settings import ConfigError, UserError
-from r1lit.stages.curation_settings import JudgeSettings
 from r1lit.stages.run import Run
-from r1lit.stages.samples import Sample
 from r1lit.stages.setup import Workbench, device_of, load_model
 from r1lit.types import Prompt, Sampling
 

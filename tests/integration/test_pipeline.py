@@ -70,6 +70,17 @@ def test_the_chain_leaves_its_models_its_table_and_its_manifest(finished):
     assert weights(run / "zero") != weights(run / "next")
 
 
+def test_steps_side_by_side_end_in_the_same_table(finished, r1lit, tmp_path):
+    whole, _ = finished
+    done = r1lit(*COMMON, "pipeline.at_once=2")
+    (run,) = (tmp_path / "runs" / "chain").iterdir()
+    assert json.loads((run / "results.json").read_text()) == json.loads((whole / "results.json").read_text())
+    assert weights(run / "next") == weights(whole / "next")
+    began = [done.stderr.index(line) for line in ("[1/3] base: evaluate", "[2/3] zero: fit", "[3/3] next: fit")]
+    assert began == sorted(began) and done.stderr.index("base: ", began[1]) > began[1]
+    assert done.stderr.index("zero: step 4/4") < began[2] < done.stderr.index("next: step 1/4")
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_anywhere_it_ends_in_the_same_table(finished, r1lit, tmp_path, signum):
     whole, _ = finished

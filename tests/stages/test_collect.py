@@ -13,11 +13,11 @@ from chat_server import Said, serving
 from composing import run_of
 from rich.console import Console
 
+from r1lit.curation.edited import EditedError
 from r1lit.data.arithmetic import generate
 from r1lit.rewards.format import format as format_reward
 from r1lit.settings import ConfigError
 from r1lit.stages.collect import collect
-from r1lit.stages.edited import EditedError
 from r1lit.stages.summary import Summary
 from r1lit.text.languages import consistency
 from r1lit.text.thinking import split

@@ -18,12 +18,12 @@ from chat_server import Said, serving
 from composing import run_of
 from rich.console import Console
 
+from r1lit.curation.selection import NothingKeptError
 from r1lit.data.arithmetic import generate
 from r1lit.data.files import DataError
 from r1lit.rewards.format import format as format_reward
 from r1lit.settings import ConfigError, UserError
 from r1lit.stages.reject import reject
-from r1lit.stages.selection import NothingKeptError
 from r1lit.stages.summary import Summary
 from r1lit.stages.verdicts import JudgeError
 

@@ -212,8 +212,8 @@ def test_every_row_comes_once_an_epoch_unless_a_source_has_a_weight(tmp_path):
     write(tmp_path / "a.jsonl", pairs(30))
     write(tmp_path / "b.jsonl", pairs(10, offset=100))
     sources = [f"+data.sources.{name}.path={tmp_path / name}.jsonl" for name in "ab"]
-    common = [*sources, "~data.sources.general", "data.path=null", "data.validation=0", "reward_model.steps=null"]
-    common += ["reward_model.batch_size=8"]
+    common = [*sources, "~data.sources.curt", "~data.sources.beside", "data.path=null", "data.validation=0"]
+    common += ["reward_model.steps=null", "reward_model.batch_size=8"]
 
     def tokens(folder: Path, *overrides: str) -> tuple[int, float]:
         train_reward_model(run_of(folder, *common, *overrides), Summary(folder, Console(file=io.StringIO())))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from r1lit.curation.samples import Sample
+from r1lit.curation.settings import JudgeSettings
 from r1lit.rewards.chat import Reply
 from r1lit.rewards.generative import GenerativeJudge
-from r1lit.stages.curation_settings import JudgeSettings
-from r1lit.stages.samples import Sample
 from r1lit.stages.verdicts import JudgeError, Verdicts, judge_figures
 from r1lit.types import Prompt
 

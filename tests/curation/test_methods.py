@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from r1lit.curation.methods import Method
+from r1lit.curation.settings import CollectSettings, MethodSettings
 from r1lit.models.loading import ModelSettings, load_tokenizer
 from r1lit.settings import ConfigError, parse
-from r1lit.stages.curation_settings import CollectSettings, MethodSettings
-from r1lit.stages.methods import Method
 from r1lit.text.templates import R1_ZERO
 from r1lit.types import Prompt
 

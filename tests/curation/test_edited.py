@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from r1lit.curation.edited import EditedError, check_edited
+from r1lit.curation.settings import FORM
 from r1lit.data.files import DataError
 from r1lit.rewards.pool import RewardPool
 from r1lit.rewards.spec import RewardSettings
-from r1lit.stages.curation_settings import FORM
-from r1lit.stages.edited import EditedError, check_edited
 
 
 @pytest.fixture(scope="module")

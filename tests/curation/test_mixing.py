@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
+from r1lit.curation.mixing import load_mix, mixed
+from r1lit.curation.settings import MixSettings
 from r1lit.data.files import DataError
 from r1lit.data.settings import SourceSettings
-from r1lit.stages.curation_settings import MixSettings
-from r1lit.stages.mixing import load_mix, mixed
 
 REASONING = [{"prompt": f"sum {n}", "response": "<think> a </think> 5", "source": "tiny"} for n in range(30)]
 

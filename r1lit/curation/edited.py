@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from r1lit.curation.demonstrations import OWN, Row
+from r1lit.curation.rejudging import rejudge
+from r1lit.curation.selection import KEPT
 from r1lit.data.files import Row as SourceRow
 from r1lit.data.files import read_path
 from r1lit.rewards.pool import RewardPool
 from r1lit.settings import UserError, suggest
-from r1lit.stages.demonstrations import OWN, Row
-from r1lit.stages.rejudging import rejudge
-from r1lit.stages.selection import KEPT
 from r1lit.text.encoding import check_messages
 from r1lit.text.forms import parse_form
 

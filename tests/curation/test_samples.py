@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from r1lit.curation.samples import MADE_BY, SAMPLES, Sample, SampleLog
 from r1lit.settings import ConfigError
-from r1lit.stages.samples import MADE_BY, SAMPLES, Sample, SampleLog
 
 SETTINGS = {"k": 2, "sampling": {"temperature": 1.0}, "names": ("a", "b")}
 

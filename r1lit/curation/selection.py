@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from r1lit.curation.samples import Sample
+from r1lit.curation.settings import STYLES, SelectionSettings
 from r1lit.rewards.format import format as format_reward
 from r1lit.settings import UserError
-from r1lit.stages.curation_settings import STYLES, SelectionSettings
-from r1lit.stages.samples import Sample
 from r1lit.text.languages import detect
 from r1lit.text.readable import similarity
 from r1lit.text.scripts import words

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1lit.curation.samples import write_whole
+from r1lit.curation.selection import Candidate
 from r1lit.settings import UserError
-from r1lit.stages.samples import write_whole
-from r1lit.stages.selection import Candidate
 
 DEMONSTRATIONS, CANDIDATES = "demonstrations.jsonl", "candidates.jsonl"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from r1lit.curation.settings import MethodSettings
 from r1lit.data.files import Row, read_path
 from r1lit.settings import ConfigError
-from r1lit.stages.curation_settings import MethodSettings
 from r1lit.text.encoding import PromptEncoder
 from r1lit.text.templates import TEMPLATES
 from r1lit.types import Prompt

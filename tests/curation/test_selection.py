@@ -6,9 +6,8 @@ from collections import Counter
 
 import pytest
 
-from r1lit.stages.curation_settings import RejectSettings
-from r1lit.stages.samples import Sample
-from r1lit.stages.selection import (
+from r1lit.curation.samples import Sample
+from r1lit.curation.selection import (
     NothingKeptError,
     Selector,
     by_prompt,
@@ -17,6 +16,7 @@ from r1lit.stages.selection import (
     require_some,
     solved_prompts,
 )
+from r1lit.curation.settings import RejectSettings
 from r1lit.types import Prompt
 
 ASKED = Prompt((1,), "What is three plus four minus two?", {"answer": "5", "language": "en"})

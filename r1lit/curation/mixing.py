@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from r1lit.curation.demonstrations import Row, others
+from r1lit.curation.selection import KEPT
+from r1lit.curation.settings import MixSettings
 from r1lit.data.files import Row as SourceRow
 from r1lit.data.prompts import prompt_key
 from r1lit.data.report import LoadReport, SourceReport
 from r1lit.data.sources import read_rows
 from r1lit.data.stream import turns
-from r1lit.stages.curation_settings import MixSettings
-from r1lit.stages.demonstrations import Row, others
-from r1lit.stages.selection import KEPT
 from r1lit.text.encoding import check_messages
 from r1lit.text.thinking import CLOSE_THINK, OPEN_THINK
 

@@ -5,10 +5,10 @@ import json
 import datasets
 import pytest
 
+from r1lit.curation.demonstrations import OWN, require_one_kind, row_of, write_rows
+from r1lit.curation.samples import Sample
+from r1lit.curation.selection import Candidate
 from r1lit.settings import UserError
-from r1lit.stages.demonstrations import OWN, require_one_kind, row_of, write_rows
-from r1lit.stages.samples import Sample
-from r1lit.stages.selection import Candidate
 from r1lit.types import Prompt
 
 
