@@ -66,7 +66,8 @@ class PipelineSettings(Settings):
 
     Attributes:
         seeds: run the whole chain once for each; without any, once with the run's ``seed``.
-        at_once: steps that run side by side where their inputs allow it; they share the cores of the machine.
+        at_once: steps that run side by side where their ``{steps.NAME}`` allow it. Each computes with its share of the
+            cores: the same bits come out with the same ``at_once`` on as many cores, or under OMP_NUM_THREADS.
         only: run these steps alone.
         skip: run all steps but these.
         common: what every step uses and sets, unless it says otherwise.

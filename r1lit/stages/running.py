@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from r1lit.callbacks.checkpointing import RunInterruptedError
 from r1lit.rewards.process import describe_end
@@ -17,6 +16,8 @@ from r1lit.stages.manifest import Manifest
 from r1lit.stages.plan import Step
 from r1lit.stages.standby import Command, Standby
 
+_SIGNALLED = 128
+"""Exit statuses above this are those of processes that a signal stopped."""
 _LOOK = 0.05
 """Seconds between looks at what runs."""
 
@@ -26,19 +27,21 @@ class StepFailedError(UserError):
 
     def __init__(self, step: Step, code: int, root: Path):
         self.exit_code = code if code > 0 else 128 - code
+        how = describe_end(code) if code else f"it left no {step.makes.name}"
         super().__init__(
-            f"step {step.name} failed ({describe_end(code)}); its messages stand above, and {step.directory} holds "
-            f"what it left. Go on from there with: r1lit resume={root}"
+            f"step {_name(step, root)} failed ({how}); its messages stand above, and {step.directory} "
+            f"holds what it left. Go on from there with: r1lit resume={root}"
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
-    """A step that has begun: its process, and when."""
+    """A step that has begun: its process, when, and how many of the signals that came it has been sent."""
 
     step: Step
     command: Command
     since: float
+    told: int = 0
 
 
 def run_steps(
@@ -63,29 +66,30 @@ def run_steps(
 
     Raises:
         StepFailedError: of the first that failed.
-        RunInterruptedError: where a signal came, and what ran had come to its end before it could heed it.
+        RunInterruptedError: where a signal came and nothing failed but by signals.
     """
     left, running, failed = list(steps), [], []
-    with _forwarding(running) as signals:
+    with _noting_signals() as signals, _stopping(running):
         while running or (left and not failed and not signals):
             while not failed and not signals and len(running) < at_once and (step := _ready(left, running)):
                 left.remove(step)
-                if place := _begin(step, steps, manifest, say):
-                    command = standby.begin(place, name=_name(step, manifest.root), last=not left)
+                if arguments := _begin(step, steps, manifest, say):
+                    command = standby.begin(arguments, name=_name(step, manifest.root), last=not left)
                     running.append(Running(step, command, time.perf_counter()))
-            for one, code in _ended(running):
+            for one, code in _ended(running, signals):
                 running.remove(one)
-                took(_name(one.step, manifest.root), time.perf_counter() - one.since)
+                seconds = time.perf_counter() - one.since
+                took(_name(one.step, manifest.root), seconds)
                 if code == 0 and one.step.makes.exists():
-                    manifest.finish(one.step, time.perf_counter() - one.since)
+                    manifest.finish(one.step, seconds)
                     continue
                 for other in () if failed or signals else running:
                     other.command.process.terminate()
                 failed.append((one.step, code))
+    if signals and all(code < 0 or code > _SIGNALLED for _, code in failed):
+        raise RunInterruptedError(signals[-1], manifest.root)
     if failed:
         raise StepFailedError(*failed[0], manifest.root)
-    if signals:
-        raise RunInterruptedError(signals[-1], manifest.root)
 
 
 def _ready(left: Sequence[Step], running: Sequence[Running]) -> Step | None:
@@ -106,9 +110,13 @@ def _begin(step: Step, steps: Sequence[Step], manifest: Manifest, say: Callable[
     return [*step.overrides, f"{key}={quoted(str(step.directory))}"]
 
 
-def _ended(running: Sequence[Running]) -> list[tuple[Running, int]]:
-    """What has ended, once anything has, with its exit status; nothing where nothing runs."""
+def _ended(running: Sequence[Running], signals: Sequence[int]) -> list[tuple[Running, int]]:
+    """What has ended, once anything has, with its exit status; nothing where nothing runs. Signals are sent on."""
     while running:
+        for one in running:
+            for signum in signals[one.told :]:
+                one.command.process.send_signal(signum)
+                one.told += 1
         if ended := [(one, code) for one in running if (code := one.command.ended()) is not None]:
             return ended
         time.sleep(_LOOK)
@@ -120,18 +128,28 @@ def _name(step: Step, root: Path) -> str:
 
 
 @contextmanager
-def _forwarding(running: Sequence[Running]) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM go to all that runs; gives the signals that came."""
+def _noting_signals() -> Iterator[list[int]]:
+    """The Ctrl-C and SIGTERM that come meanwhile. They are sent on from one place, to each step once."""
     signals: list[int] = []
-
-    def forward(signum: int, frame: FrameType | None) -> None:
-        signals.append(signum)
-        for one in list(running):
-            one.command.process.send_signal(signum)
-
-    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        signum: signal.signal(signum, lambda signum, frame: signals.append(signum))
+        for signum in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield signals
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@contextmanager
+def _stopping(running: Sequence[Running]) -> Iterator[None]:
+    """Whatever goes wrong here, no step is left running: all are told to save and stop."""
+    try:
+        yield
+    except BaseException:
+        for one in running:
+            one.command.process.terminate()
+        for one in running:
+            one.command.process.wait()
+        raise

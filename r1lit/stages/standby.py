@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ _DRAINED = 5.0
 
 
 class Command:
-    """An ``r1lit`` process, which waits for its arguments. It dies with this one, and ends where none ever come.
+    """An ``r1lit`` process, which waits for its arguments, and ends where none ever come.
+
+    On Linux it dies with this one; elsewhere it goes on once it has begun.
 
     Args:
         named: its lines come out one by one, each after the name that it is begun with.
@@ -67,8 +70,11 @@ class Command:
 
     def _print(self, name: str) -> None:
         for line in self.process.stdout:
-            sys.stderr.write(f"{name}: {line}" if line.strip() else line)
-            sys.stderr.flush()
+            text = line if line.endswith("\n") else f"{line}\n"
+            # What it says is lost where nobody reads it any more, but it must not wait for that reader for ever.
+            with suppress(OSError, ValueError):
+                sys.stderr.write(f"{name}: {text}" if line.strip() else text)
+                sys.stderr.flush()
 
 
 class Standby:
@@ -101,11 +107,14 @@ class Standby:
 
 
 def _wait(descriptor: int) -> None:
+    # Ctrl-C has nothing to tell of while libraries load.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     import r1lit.stages.dispatch  # noqa: F401  (what every command loads)
 
     with os.fdopen(descriptor) as pipe:
         told = pipe.read()
     if told:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = ["r1lit", *json.loads(told)]
         runpy.run_module("r1lit", run_name="__main__", alter_sys=True)
 
