@@ -44,9 +44,11 @@ def collect(run: Run, summary: Summary) -> None:
         drawer = build_drawer(run, bench, settings, prompts, made_by)
         not_asked: dict[str, int] = {}
         with summary.timed("sample"):
-            for method, path in _asked(methods):
+            for method, number, path in _asked(methods):
                 sampler, encode, room = _lent(run, bench, method, path)
-                asking = _asking(f"{method.name}:{path or run.model.path}", method, prompts, encode, room)
+                source, stream = f"{method.name}:{path or run.model.path}", f"{method.name}:{number}"
+                fitting = _fitting(prompts, encode, room)
+                asking = Asking(source, stream, method.settings.k, fitting, method.cut)
                 not_asked[asking.source] = len(prompts) - len(asking.prompts)
                 with summary.progress(asking.source, len(asking.prompts)) as advance:
                     drawer.draw(asking, sampler, advance)
@@ -100,9 +102,10 @@ def _methods(run: Run) -> list[Method]:
     return made
 
 
-def _asked(methods: Sequence[Method]) -> Iterator[tuple[Method, str | None]]:
+def _asked(methods: Sequence[Method]) -> Iterator[tuple[Method, int, str | None]]:
+    """Each method with its models, numbered."""
     for method in methods:
-        yield from ((method, path) for path in method.settings.models)
+        yield from ((method, number, path) for number, path in enumerate(method.settings.models))
 
 
 def _lent(run: Run, bench: Workbench, method: Method, path: str | None) -> tuple[Sampler, Any, int | None]:
@@ -115,8 +118,8 @@ def _lent(run: Run, bench: Workbench, method: Method, path: str | None) -> tuple
     return sampler, method.encoder(tokenizer), room_for_prompts(run, policy)
 
 
-def _asking(source: str, method: Method, prompts: Sequence[Prompt], encode: Any, room: int | None) -> Asking:
-    """The prompts as the method puts them, without those that the chat template refuses or that leave no room."""
+def _fitting(prompts: Sequence[Prompt], encode: Any, room: int | None) -> list[tuple[int, Prompt]]:
+    """The prompts as a method puts them, numbered; not those that the chat template refuses or that leave no room."""
     fitting = []
     for number, prompt in enumerate(prompts):
         try:
@@ -125,4 +128,4 @@ def _asking(source: str, method: Method, prompts: Sequence[Prompt], encode: Any,
             continue
         if room is None or len(put.ids) <= room:
             fitting.append((number, put))
-    return Asking(source, method.settings.k, fitting, method.cut)
+    return fitting

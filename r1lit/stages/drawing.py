@@ -23,12 +23,14 @@ class Asking:
 
     Attributes:
         source: its name, which the samples carry.
+        stream: with the run's seed it decides the draws, wherever the model lies.
         k: samples a prompt.
         prompts: the prompts as this model is given them, each with its number among those asked.
         cut: ends a completion where the next question begins; None where it stays whole.
     """
 
     source: str
+    stream: str
     k: int
     prompts: Sequence[tuple[int, Prompt]]
     cut: Callable[[str], str] | None = None
@@ -55,13 +57,14 @@ class Drawer:
             RewardError: where a reward failed on more rows than it may.
             JudgeError: where the judge did.
         """
-        for name, numbered in self._batches(asking):
+        for number, (name, numbered) in enumerate(self._batches(asking)):
             if name not in self.log.finished:
                 prompts = [prompt for _, prompt in numbered]
                 owners = [prompt for prompt in prompts for _ in range(asking.k)]
+                seed = _seed(self.run.command.seed, f"{asking.stream}/{number}")
                 with arithmetic(self.run):
-                    scored = self._scored(asking, sampler, prompts, _seed(self.run.command.seed, name))
-                    samples = self._samples(asking, scored, [number for number, _ in numbered for _ in range(asking.k)])
+                    scored = self._scored(asking, sampler, prompts, seed)
+                    samples = self._samples(asking, scored, [index for index, _ in numbered for _ in range(asking.k)])
                     samples = self.verdicts.decide(samples, owners)
                 self.log.append(name, samples, [prompt.raw for prompt in owners])
                 self.verdicts.count(samples)

@@ -34,7 +34,7 @@ def reject(run: Run, summary: Summary) -> None:
         others = [row["prompt"] for rows in mix.rows.values() for row in rows]
         require_one_kind([*(prompt.raw for prompt in prompts), *others])
         require_room(run, bench, prompts)
-        asking = Asking(run.model.path, settings.k, list(enumerate(prompts)))
+        asking = Asking(run.model.path, "reject", settings.k, list(enumerate(prompts)))
         drawer = build_drawer(run, bench, settings, prompts, {"k": settings.k, "model": run.model.path})
         with summary.timed("sample"), summary.progress("sampling", len(prompts)) as advance:
             drawer.draw(asking, bench.sampler, advance)

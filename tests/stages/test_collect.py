@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from chat_server import Said, serving
 from composing import run_of
 from rich.console import Console
 
+import r1lit
 from r1lit.curation.edited import EditedError
 from r1lit.data.arithmetic import generate
 from r1lit.rewards.format import format as format_reward
@@ -22,6 +24,7 @@ from r1lit.stages.summary import Summary
 from r1lit.text.languages import consistency
 from r1lit.text.thinking import split
 
+TINY = Path(r1lit.__file__).parent / "assets" / "tiny"
 QUICK = ("experiment=collect", "collect.batch_prompts=8", "collect.prompts=24", "rollout.max_tokens=48")
 EXAMPLE = "[{prompt: '1 + 1 = ?', response: '<think> one plus one is two </think> <answer> 2 </answer>'}]"
 
@@ -108,6 +111,15 @@ def test_what_was_sampled_is_not_sampled_again(tmp_path):
     assert (tmp_path / "demonstrations.jsonl").read_bytes() == demonstrations
     with pytest.raises(ConfigError, match=r"other settings: methods"):
         collected(tmp_path, "collect.methods.direct.k=1")
+
+
+def test_the_draws_depend_on_the_seed_and_not_on_where_the_model_lies(tmp_path):
+    said = []
+    for place in (tmp_path / "here", tmp_path / "there"):
+        shutil.copytree(TINY, place / "policy")
+        collected(place, f"collect.methods.outputs.model={place / 'policy'}")
+        said.append([row["text"] for row in rows(place / "samples.jsonl")])
+    assert said[0] == said[1] and len(set(said[0])) > 24
 
 
 def test_r1s_form_with_the_answer_as_its_summary(tmp_path):

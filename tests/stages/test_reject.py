@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from chat_server import Said, serving
 from composing import run_of
 from rich.console import Console
 
+import r1lit
 from r1lit.curation.selection import NothingKeptError
 from r1lit.data.arithmetic import generate
 from r1lit.data.files import DataError
@@ -27,6 +29,7 @@ from r1lit.stages.reject import reject
 from r1lit.stages.summary import Summary
 from r1lit.stages.verdicts import JudgeError
 
+TINY = Path(r1lit.__file__).parent / "assets" / "tiny"
 QUICK = ("experiment=reject", "reject.k=4", "reject.batch_prompts=4", "reject.prompts=24", "rollout.max_tokens=48")
 FINAL = ("samples.jsonl", "candidates.jsonl", "demonstrations.jsonl")
 
@@ -87,6 +90,15 @@ def test_the_command_and_one_killed_and_resumed_end_in_the_same_files(r1lit, tmp
         files, cache = str(whole / name), str(tmp_path / "cache")
         data = datasets.load_dataset("json", data_files=files, split="train", cache_dir=cache)
         assert len(data) == len(rows(whole / name))
+
+
+def test_the_draws_depend_on_the_seed_and_not_on_where_the_model_lies(tmp_path):
+    said = []
+    for place in (tmp_path / "here", tmp_path / "there"):
+        shutil.copytree(TINY, place / "policy")
+        rejected(place, f"model.path={place / 'policy'}", "model=tiny")
+        said.append([row["text"] for row in rows(place / "samples.jsonl")])
+    assert said[0] == said[1] and len(set(said[0])) > 24
 
 
 def test_a_finished_run_is_selected_anew_without_sampling(tmp_path):
