@@ -216,16 +216,18 @@ def draw(results: Results) -> Figure:
         axes = figure.add_subplot(lines, columns, place)
         cells = [results.cell(model, name) for model in results.models]
         at = [cell[0] if cell else 0.0 for cell in cells]
-        bars = axes.barh(range(len(at)), at, color="tab:blue", alpha=0.75)
-        labels = [_shown(cell, results.measures[name]["digits"], "") for cell in cells]
-        axes.bar_label(bars, labels, padding=3, fontsize=7)
-        for row, cell in enumerate(cells):
+        axes.barh(range(len(at)), at, color="tab:blue", alpha=0.75)
+        ends = [max([cell[0], *(cell[1] or ())]) if cell else 0.0 for cell in cells]
+        for row, (cell, end) in enumerate(zip(cells, ends, strict=True)):
             if cell and cell[1]:
                 axes.plot(cell[1], [row, row], "k-", linewidth=1)
+            label = _shown(cell, results.measures[name]["digits"], "")
+            axes.annotate(label, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=7)
         axes.set_yticks(range(len(at)), results.models.values() if place % columns == 1 or columns == 1 else [])
         axes.tick_params(labelsize=8)
         axes.set_title(name, fontsize=9)
         axes.invert_yaxis()
-        axes.margins(x=0.25)
+        # Room for the labels, which stand after the intervals.
+        axes.set_xlim(min([0.0, *at]), 1.4 * max([*ends, 1e-9]))
         axes.spines[["top", "right"]].set_visible(False)
     return figure
