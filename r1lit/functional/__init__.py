@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from r1lit.functional.advantages import group_advantages, has_variance
+from r1lit.functional.head import head_logprobs, head_predictions
 from r1lit.functional.intervals import seeds_interval
-from r1lit.functional.logprobs import entropy, head_logprobs, head_predictions, token_logprobs
+from r1lit.functional.logprobs import entropy, token_logprobs
 from r1lit.functional.pass_at_k import Interval, majority_vote, mean_interval, pass_at_k
 from r1lit.functional.policy_loss import (
     Metrics,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from r1lit.functional.logprobs import head_logprobs, head_predictions
+from r1lit.functional import head_logprobs, head_predictions
 
 _PROBE_TOKENS = 8
 

@@ -4,35 +4,10 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from r1lit.functional import entropy, head_logprobs, token_logprobs
+from r1lit.functional import entropy, token_logprobs
 
-M, H, V = 10, 6, 9
-
-
-class LargestTensor(TorchDispatchMode):
-    """The most elements any tensor has that an operation makes."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        made = out if isinstance(out, (tuple, list)) else [out]
-        self.elements = max([self.elements, *(item.numel() for item in made if isinstance(item, torch.Tensor))])
-        return out
-
-
-@pytest.fixture
-def head() -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    hidden, weight, bias = (torch.randn(*shape, dtype=torch.float64) for shape in [(M, H), (V, H), (V,)])
-    return {
-        "hidden": hidden.requires_grad_(),
-        "head_weight": weight.requires_grad_(),
-        "bias": bias.requires_grad_(),
-        "ids": torch.randint(V, (M,)),
-    }
+V = 9
 
 
 def test_logprobs_and_entropy_by_hand():
@@ -77,74 +52,7 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda x: entropy(x, 0.7), logits)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 3, 5, M, 99])
-@pytest.mark.parametrize("softcap", [None, 2.0])
-def test_head_agrees_with_plain_logits(head, chunk, softcap):
-    logits = head["hidden"] @ head["head_weight"].T + head["bias"]
-    logits = logits if softcap is None else softcap * (logits / softcap).tanh()
-    oracle = torch.distributions.Categorical(logits=logits / 0.7)
-    logprobs, entropies = head_logprobs(**head, temperature=0.7, softcap=softcap, chunk=chunk)
-    torch.testing.assert_close(logprobs, oracle.log_prob(head["ids"]))
-    torch.testing.assert_close(entropies, oracle.entropy())
-    assert not entropies.requires_grad
-    upstream, leaves = torch.randn(M, dtype=torch.float64), [head["hidden"], head["head_weight"], head["bias"]]
-    mine = torch.autograd.grad(logprobs, leaves, upstream)
-    plain = torch.autograd.grad(oracle.log_prob(head["ids"]), leaves, upstream)
-    for gradient, expected in zip(mine, plain, strict=True):
-        torch.testing.assert_close(gradient, expected)
-
-
-def test_head_gradcheck(head):
-    def logprobs(hidden, weight, bias):
-        return head_logprobs(hidden, weight, head["ids"], bias=bias, softcap=3.0, chunk=4)[0]
-
-    assert torch.autograd.gradcheck(logprobs, (head["hidden"], head["head_weight"], head["bias"]))
-
-
-@pytest.mark.parametrize("trained", ["hidden", "head_weight", "bias"])
-def test_one_trained_input_is_enough_for_a_gradient(head, trained):
-    inputs = {name: tensor.detach() for name, tensor in head.items()} | {trained: head[trained]}
-    logprobs, _ = head_logprobs(**inputs, chunk=4)
-    assert torch.autograd.grad(logprobs.sum(), head[trained])[0].abs().max() > 0
-
-
-def test_head_without_gradient_or_rows(head):
-    with torch.no_grad():
-        logprobs, _ = head_logprobs(**head, chunk=3)
-    assert not logprobs.requires_grad
-    torch.testing.assert_close(logprobs, head_logprobs(**head)[0].detach())
-    logprobs, entropies = head_logprobs(head["hidden"][:0], head["head_weight"], head["ids"][:0])
-    assert logprobs.shape == entropies.shape == (0,)
-
-
-def test_no_tensor_is_larger_than_a_chunk_of_logits():
-    rows, vocabulary, chunk = 64, 500, 8
-    hidden = torch.randn(rows, 4, requires_grad=True)
-    weight, ids = torch.randn(vocabulary, 4), torch.randint(vocabulary, (rows,))
-    with LargestTensor() as largest:
-        head_logprobs(hidden, weight, ids, chunk=chunk)[0].sum().backward()
-    assert largest.elements == chunk * vocabulary
-    with LargestTensor() as largest:
-        head_logprobs(hidden, weight, ids)[0].sum().backward()
-    assert largest.elements == rows * vocabulary
-
-
-def test_no_chunk_of_logits_is_kept_for_the_backward():
-    rows, vocabulary, chunk = 64, 500, 8
-    hidden = torch.randn(rows, 4, requires_grad=True)
-    weight, ids = torch.randn(vocabulary, 4), torch.randint(vocabulary, (rows,))
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-        head_logprobs(hidden, weight, ids, chunk=chunk)
-    assert max(saved) == weight.numel() < chunk * vocabulary
-
-
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match=r"temperature=.*pass temperature > 0"):
         token_logprobs(torch.zeros(1, 2), torch.tensor([0]), temperature)
-
-
-def test_chunk_must_be_positive(head):
-    with pytest.raises(ValueError, match=r"chunk=0.*pass chunk >= 1"):
-        head_logprobs(**head, chunk=0)
