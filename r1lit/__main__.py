@@ -31,7 +31,7 @@ import r1lit
 from r1lit.overrides import prepare
 from r1lit.rewards.plugins import plugin_problems
 from r1lit.rewards.targets import plugin_paths
-from r1lit.settings import ConfigError, UserError, quoted, suggest
+from r1lit.settings import SIGNALLED, ConfigError, UserError, quoted, suggest
 
 # Torch's threads spin at their barriers; beside reward workers, or on a shared machine, that makes a step several times
 # slower than waiting does. Read when torch is loaded, which is why it stands here.
@@ -40,8 +40,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 PACKAGE = Path(r1lit.__file__).parent
 OVERRIDES = "overrides.yaml"
 """In a run's directory: what it was started with. Hydra's own copy changes with every command that names the run."""
-SIGNALLED = 128
-"""Exit codes above this are the numbers of signals above it."""
 
 
 def config_directory() -> str:

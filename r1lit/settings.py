@@ -19,6 +19,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SIGNALLED = 128
+"""Exit codes above this are the numbers of signals above it."""
+
+
 class UserError(Exception):
     """An error whose message says what to do: the command shows it without a traceback.
 

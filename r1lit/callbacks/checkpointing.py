@@ -12,14 +12,14 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from r1lit.callbacks.storage import storing
-from r1lit.settings import UserError
+from r1lit.settings import SIGNALLED, UserError
 
 
 class RunInterruptedError(UserError):
     """The run was asked to stop, finished its step and saved its state."""
 
     def __init__(self, signum: int, directory: Path):
-        self.exit_code = 128 + signum
+        self.exit_code = SIGNALLED + signum
         super().__init__(f"stopped by {signal.Signals(signum).name}; go on with: r1lit resume={directory}")
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from r1lit.functional.logprobs import check_temperature
+
 CHUNK_LOGITS = 2**25
 """Logits held at once by default: 128 MiB in float32, two to three times that with what is made of them."""
 
@@ -62,8 +64,7 @@ def _apply(
     softcap: float | None,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}, but logits are divided by it; pass temperature > 0")
+    check_temperature(temperature)
     chunk = max(1, CHUNK_LOGITS // weight.shape[0]) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk={chunk}, but a chunk holds at least one row; pass chunk >= 1")

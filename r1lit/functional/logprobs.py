@@ -34,9 +34,14 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return _entropy(_log_softmax(logits, temperature))
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+def check_temperature(temperature: float) -> None:
+    """Raise a ValueError for a temperature that logits cannot be divided by."""
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}, but logits are divided by it; pass temperature > 0")
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    check_temperature(temperature)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # Not gather - logsumexp: that loses digits where logits are large, and one pass serves the entropy as well.
     return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)

@@ -11,13 +11,11 @@ from pathlib import Path
 
 from r1lit.callbacks.checkpointing import RunInterruptedError
 from r1lit.rewards.process import describe_end
-from r1lit.settings import UserError, quoted
+from r1lit.settings import SIGNALLED, UserError, quoted
 from r1lit.stages.manifest import Manifest
 from r1lit.stages.plan import Step
 from r1lit.stages.standby import Command, Standby
 
-_SIGNALLED = 128
-"""Exit statuses above this are those of processes that a signal stopped."""
 _LOOK = 0.05
 """Seconds between looks at what runs."""
 
@@ -26,7 +24,7 @@ class StepFailedError(UserError):
     """A step ended otherwise than it should; the chain can go on from there."""
 
     def __init__(self, step: Step, code: int, root: Path):
-        self.exit_code = code if code > 0 else 128 - code
+        self.exit_code = code if code > 0 else SIGNALLED - code
         how = describe_end(code) if code else f"it left no {step.makes.name}"
         super().__init__(
             f"step {_name(step, root)} failed ({how}); its messages stand above, and {step.directory} "
@@ -86,7 +84,7 @@ def run_steps(
                 for other in () if failed or signals else running:
                     other.command.process.terminate()
                 failed.append((one.step, code))
-    if signals and all(code < 0 or code > _SIGNALLED for _, code in failed):
+    if signals and all(code < 0 or code > SIGNALLED for _, code in failed):
         raise RunInterruptedError(signals[-1], manifest.root)
     if failed:
         raise StepFailedError(*failed[0], manifest.root)
