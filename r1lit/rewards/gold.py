@@ -45,9 +45,15 @@ def gold_problem(columns: Mapping[str, Any]) -> str | None:
     return _PROBLEMS[verifier](gold, shown)
 
 
-def parses(completions: list[str]) -> list[float]:
-    """1.0 where math-verify can read an expression; runs in the worker."""
-    return [float(bool(parse_expression(text))) for text in completions]
+class Parses:
+    """1.0 where math-verify can read an expression; lives in the worker."""
+
+    def __init__(self):
+        # What math-verify imports takes a second or more, which is not the first expression's to answer for.
+        parse_expression("1")
+
+    def __call__(self, completions: list[str]) -> list[float]:
+        return [float(bool(parse_expression(text))) for text in completions]
 
 
 def _number(gold: str, shown: str) -> str | None:
@@ -78,7 +84,7 @@ _PROBLEMS = {"number": _number, "choice": _choice, "math": _math, "text": lambda
 @functools.cache
 def _lane() -> Lane:
     settings = RewardSettings.model_validate(
-        {"_target_": f"{__name__}.parses", "timeout": SECONDS, "memory_mb": MEMORY_MB}
+        {"_target_": f"{__name__}.Parses", "timeout": SECONDS, "memory_mb": MEMORY_MB}
     )
     lane = Lane({"rewards": {"gold": settings.for_worker()}, "paths": []})
     atexit.register(lane.stop)

@@ -54,4 +54,5 @@ def test_a_bomb_costs_the_time_limit_and_no_more(monkeypatch: pytest.MonkeyPatch
     start = time.monotonic()
     assert "took longer" in gold_problem({"answer": r"\binom{1000000000}{500000000}", "task": "math"})
     assert time.monotonic() - start < 5
+    # The next process has its libraries loaded before the clock starts: reading this takes 30 ms.
     assert gold_problem({"answer": "x^2-1", "task": "math"}) is None
