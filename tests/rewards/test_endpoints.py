@@ -74,13 +74,13 @@ def test_a_bad_request_is_not_repeated():
     assert (reply.failure, reply.retries, len(server.requests)) == ("http 400", 0, 1)
 
 
-@pytest.mark.parametrize("slow", [{"sleep": 1.5}, {"drip": 0.02}])
+@pytest.mark.parametrize("slow", [{"sleep": 3.0}, {"drip": 0.04}])
 def test_a_slow_reply_times_out_even_where_it_comes_byte_by_byte(slow):
     with serving(lambda body, number: Said(**slow)) as server:
         start = time.monotonic()
         (reply,) = Endpoint(settings(server.url, timeout=0.4, retries=1)).complete(conversations(1))
         assert (reply.failure, reply.retries) == ("timeout", 1)
-        assert time.monotonic() - start < 1.4
+        assert time.monotonic() - start < 2.8
     assert len(server.requests) == 2
 
 

@@ -236,11 +236,11 @@ def test_groups_are_scored_while_others_are_sampled(make_pool):
 
 
 def test_workers_share_the_groups(make_pool):
-    pool = make_pool(workers=2, hangs={"timeout": 1.0})
+    pool = make_pool(workers=2, hangs={"timeout": 2.0})
     pool.start()
     start = time.monotonic()
     pool(rollout({}, {}))
-    assert time.monotonic() - start < 1.9
+    assert time.monotonic() - start < 3.8, "one after the other they take 4 s"
 
 
 def test_a_broken_off_round_leaves_nothing_behind(make_pool):
@@ -297,7 +297,7 @@ def test_a_lost_supervisor_is_an_error_and_a_new_start_works(make_pool):
 
 def test_bombs_cost_at_most_their_limits(make_pool):
     pool = make_pool(
-        accuracy={"_target_": "r1lit.rewards.accuracy.accuracy", "rowwise": True, "timeout": 2.0, "memory_mb": 512}
+        accuracy={"_target_": "r1lit.rewards.accuracy.accuracy", "rowwise": True, "timeout": 5.0, "memory_mb": 512}
     )
     bombs = rollout({"answer": r"\sqrt{2}"}, completions=(r"\sqrt2", "9^{9^{9}}", r"2^{\frac12}"))
     scored = pool(bombs)
@@ -306,7 +306,7 @@ def test_bombs_cost_at_most_their_limits(make_pool):
     start = time.monotonic()
     scored = pool(rollout({"answer": r"\binom{n}{2}"}, completions=("x", r"\binom{1000000000}{500000000}", "1")))
     assert same(scored.column("accuracy"), [0, None, 0])
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 15
 
 
 def test_workers_load_nothing_heavy():

@@ -101,7 +101,7 @@ def test_what_never_ends_is_ended(sandbox):
         start = time.monotonic()
         done = run(source, "x\n", Limits(seconds=0.5, memory_mb=771), sandbox=sandbox)
         assert done.ending == "timeout" and not done.succeeded
-        assert 0.5 <= done.seconds < 2 and time.monotonic() - start < 5
+        assert 0.5 <= done.seconds < 5 and time.monotonic() - start < 10
     assert gone(str(771 << 20))
 
 
