@@ -18,21 +18,35 @@ ROOT = Path(__file__).resolve().parent.parent
 # What several test files share.
 sys.path.append(str(ROOT / "tests" / "support"))
 
+from warm import Warm, surroundings
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Runs ``r1lit`` without loading its libraries each time."""
+    warm = Warm()
+    yield warm
+    warm.close()
+
 
 @pytest.fixture
-def r1lit(tmp_path):
+def r1lit(tmp_path, tmp_path_factory, warm):
     """Run the ``r1lit`` command in an empty directory, as a user would; gives the finished process."""
 
     def run(*arguments: str, cwd: Path = tmp_path, check: bool = True, timeout: float = 240, **environment: str):
-        done = subprocess.run(
-            [sys.executable, "-m", "r1lit", *arguments],
-            cwd=cwd,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
+        if surroundings() | environment == warm.environment:
+            done = warm.run(arguments, cwd, timeout, scratch=tmp_path_factory.mktemp("streams"))
+        else:
+            # Libraries read the environment while they load.
+            done = subprocess.run(
+                [sys.executable, "-m", "r1lit", *arguments],
+                cwd=cwd,
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                stdin=subprocess.DEVNULL,
+            )
         if check:
             assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
