@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.models.logprobs import target_predictions
-from r1lit.models.packing import collate, micro_batches, plan, require_apart
+from r1lit.models.packing import balance, collate, micro_batches, plan, require_apart
 
 SIZES = {
     "vocab_size": 50,
@@ -159,6 +160,25 @@ def test_every_sequence_has_one_place_and_passes_keep_to_their_size(row_tokens):
             assert max(widths) * len(rows) <= 64
             assert row_tokens is not None or all(len(row) == 1 for row in rows)
         assert passes == plan(lengths, 64, row_tokens)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_balanced_lists_are_within_the_bound_of_the_best(parts):
+    rng = random.Random(parts)
+    for _ in range(20):
+        lengths = [rng.choice((0, 1, rng.randint(2, 9), rng.randint(10, 99))) for _ in range(rng.randint(0, 7))]
+        lists = balance(lengths, parts)
+        assert len(lists) == parts and sorted(place for held in lists for place in held) == list(range(len(lengths)))
+        assert all(lists) or len(lengths) < parts
+        found = max(sum(lengths[place] ** 2 for place in held) for held in lists)
+        best = min(
+            max(sum(length**2 for length, part in zip(lengths, where, strict=True) if part == mine) for mine in where)
+            if where
+            else 0
+            for where in product(range(parts), repeat=len(lengths))
+        )
+        assert best <= found <= (4 / 3 - 1 / (3 * parts)) * best
+        assert lists == balance(lengths, parts)
 
 
 def test_packing_wastes_little_and_is_no_slower(capsys):
