@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import lightning
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
 from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
+from r1lit.models.packing import Packed, Packing, micro_batches
 from r1lit.modules.compute import training_flops
-from r1lit.modules.experience import Experience, collate, concatenate, row_lengths, split
+from r1lit.modules.experience import Experience, concatenate, row_lengths, take, trajectories
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
 from r1lit.modules.update import Updates
 from r1lit.rollout.sampler import Sampler
-from r1lit.types import Group, Minibatch, Prompt, Rollout, Sampling, Scored
+from r1lit.types import Group, Minibatch, Prompt, Rollout, Sampling, Scored, Trajectory
 
 
 class Rewards(Protocol):
@@ -44,6 +45,7 @@ class GRPO(lightning.LightningModule):
         algorithm: the algorithm's settings.
         optimizer: the optimiser's settings.
         sampling: how completions are drawn while training.
+        packing: whether sequences share the rows of a pass.
         seed: with the step's number it decides every random choice of a step, so a resumed run needs no state.
     """
 
@@ -56,6 +58,7 @@ class GRPO(lightning.LightningModule):
         optimizer: OptimizerSettings,
         sampling: Sampling,
         extra_prompts: Callable[[int, int], Sequence[Prompt]] | None = None,
+        packing: Packing = "auto",
         seed: int = 0,
     ):
         super().__init__()
@@ -64,7 +67,7 @@ class GRPO(lightning.LightningModule):
         self.reference = clone_frozen(policy) if algorithm.kl_coef > 0 else None
         self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
-        self.timer = PhaseTimer()
+        self.packing, self.timer = packing, PhaseTimer()
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
         self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm")
@@ -164,27 +167,31 @@ class GRPO(lightning.LightningModule):
 
     @torch.no_grad()
     def logprobs_under(self, model: nn.Module, rollout: Rollout, rows: Tensor) -> Tensor:
-        """float32 [N, T], the log-probs of some rows' completions under a model, longest first; 0 for the others."""
+        """float32 [N, T], the log-probs of some rows' completions under a model; 0 for the others."""
         table = torch.zeros_like(rollout.logprobs)
-        order = rows[torch.argsort(row_lengths(rollout)[rows], descending=True)]
-        for part in order.split(self.algorithm.micro_batch_rows) if len(order) else ():
-            mask = rollout.completion_mask[part]
+        for part in self.passes(model, trajectories(rollout, rows)):
+            places = rows[list(part.places)]
+            mask = rollout.completion_mask[places]
             width = int(mask.sum(-1).max())
-            logprobs, _ = completion_logprobs(
-                model, *collate(rollout, part), mask[:, :width], temperature=self.temperature
-            )
-            table[part, :width] = logprobs.float()
+            logprobs, _ = completion_logprobs(model, part, mask[:, :width], temperature=self.temperature)
+            table[places, :width] = logprobs.float()
         return table
+
+    def passes(self, model: nn.Module, items: Sequence[Trajectory]) -> Iterator[Packed]:
+        """Trajectories in passes through a model that fit into memory."""
+        for part in micro_batches(model, items, self.algorithm.micro_batch_tokens, self.packing):
+            yield part.to(self.device)
 
     def update(self, minibatch: Minibatch, means: Means) -> None:
         """One optimiser step on a minibatch, in micro-batches; skipped where loss or gradient is not finite."""
-        parts = map(self.loss, split(minibatch, self.algorithm.micro_batch_rows))
-        self.updates.take(self, self.policy, parts, means)
+        parts = self.passes(self.policy, minibatch.trajectories)
+        self.updates.take(self, self.policy, (self.loss(part, minibatch) for part in parts), means)
 
-    def loss(self, part: Minibatch) -> tuple[Tensor, Metrics]:
+    def loss(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
+        part = take(minibatch, packed.places)
         logprobs, entropy = completion_logprobs(
-            self.policy, part.input_ids, part.target_mask, part.completion_mask, temperature=self.temperature
+            self.policy, packed, part.completion_mask, temperature=self.temperature
         )
         loss, sums = policy_loss(
             logprobs,

@@ -15,7 +15,7 @@ from r1lit.data.demonstrations import Demonstration
 from r1lit.data.module import StepBatch
 from r1lit.functional import Metrics, supervised_loss
 from r1lit.models.logprobs import target_predictions
-from r1lit.models.packing import Packed, micro_batches
+from r1lit.models.packing import Packed, Packing, micro_batches
 from r1lit.modules.compute import training_flops
 from r1lit.modules.metrics import Means
 from r1lit.modules.optimizer import apply_settings, build_optimizer
@@ -33,15 +33,23 @@ class SFT(lightning.LightningModule):
         optimizer: the optimiser's settings.
         steps: updates of the whole run.
         rows: demonstrations there are to train on, which make an epoch.
+        packing: whether demonstrations share the rows of a pass.
     """
 
     def __init__(
-        self, policy: PreTrainedModel, settings: SFTSettings, optimizer: OptimizerSettings, steps: int, rows: int
+        self,
+        policy: PreTrainedModel,
+        settings: SFTSettings,
+        optimizer: OptimizerSettings,
+        steps: int,
+        rows: int,
+        packing: Packing = "auto",
     ):
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
         self.settings, self.optimizer, self.total_steps, self.rows = settings, optimizer, steps, rows
+        self.packing = packing
         self.updates = Updates(settings.max_grad_norm, settings.max_skipped_updates, "sft")
         self.timer = PhaseTimer()
         self.metrics: dict[str, float] = {}
@@ -89,16 +97,18 @@ class SFT(lightning.LightningModule):
 
     def parts(self, demonstrations: Sequence[Demonstration]) -> Iterator[Packed]:
         """The demonstrations in passes that fit into memory."""
-        return passes(self.policy, demonstrations, self.settings)
+        return passes(self.policy, demonstrations, self.settings, self.packing)
 
     def configure_optimizers(self):
         optimizer, schedule = build_optimizer(self.policy, self.optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def passes(policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings) -> Iterator[Packed]:
+def passes(
+    policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings, packing: Packing
+) -> Iterator[Packed]:
     """Demonstrations in passes of the settings' size, on the policy's device."""
-    for part in micro_batches(policy, demonstrations, settings.micro_batch_tokens, settings.packing):
+    for part in micro_batches(policy, demonstrations, settings.micro_batch_tokens, packing):
         yield part.to(policy.device)
 
 
@@ -109,18 +119,18 @@ def trained_tokens(demonstrations: Sequence[Demonstration]) -> int:
 
 def predictions(policy: PreTrainedModel, part: Packed) -> tuple[Tensor, Metrics]:
     """The log-probabilities [M] of a pass's trained tokens, and what is measured of them."""
-    logprobs, entropy, right = target_predictions(policy, part.input_ids, part.target_mask, part.position_ids)
+    logprobs, entropy, right = target_predictions(policy, part)
     count = float(len(logprobs))
     return logprobs, {"mean_token_accuracy": (right.float().sum(), count), "entropy": (entropy.sum(), count)}
 
 
 @torch.no_grad()
 def demonstration_figures(
-    policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings
+    policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings, packing: Packing = "auto"
 ) -> dict[str, float]:
     """How well a policy foretells demonstrations: the mean over their trained tokens of loss and accuracy."""
     means = Means()
-    for part in passes(policy, demonstrations, settings):
+    for part in passes(policy, demonstrations, settings, packing):
         logprobs, sums = predictions(policy, part)
         means.add(sums | {"loss": (-logprobs.double().sum(), float(len(logprobs)))})
     figures = means.read()

@@ -20,7 +20,7 @@ from r1lit.stages.export import write_model
 from r1lit.stages.loggers import build_loggers, logged
 from r1lit.stages.reward_figures import reward_figures
 from r1lit.stages.run import Run
-from r1lit.stages.setup import arithmetic, device_of
+from r1lit.stages.setup import arithmetic, settle
 from r1lit.stages.summary import Summary
 from r1lit.stages.training import begin, mark, resume_point, train
 
@@ -81,7 +81,8 @@ def load_scorer(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model, tokenizer = new_reward_model(run.model, run.reward_model.head_std, run.command.seed)
     except (OSError, ValueError) as error:
         raise ConfigError([str(error)]) from error
-    return model.to(device_of(run.trainer.accelerator)), tokenizer
+    settle(run, model)
+    return model, tokenizer
 
 
 def load(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Loaded[Judgement]:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.data.prompts import Check, LoadedPrompts, load_measured, load_prompts, measured_keys
+from r1lit.models.attention import settle_attention
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rewards.code_tests import suite_problem
 from r1lit.rewards.gold import gold_problem
@@ -81,13 +82,28 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
         raise ConfigError([str(error)]) from error
 
 
+def settle(run: Run, model: PreTrainedModel) -> None:
+    """Put a model on the run's device, with the attention that it will compute with there.
+
+    Raises:
+        ConfigError: for an attention that cannot run.
+    """
+    device = device_of(run.trainer.accelerator)
+    model.to(device)
+    try:
+        with arithmetic(run):
+            settle_attention(model, run.model.attention, device)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
 @contextmanager
 def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None) -> Iterator[Workbench]:
     """Start the reward processes, load the prompts, and the model where it is not ``loaded``; close the processes at
     the end."""
     with reward_pool(run) as rewards:
         policy, tokenizer = loaded or load_model(run.model)
-        policy.to(device_of(run.trainer.accelerator))
+        settle(run, policy)
         prompts = _prompts(run, tokenizer)
         _check_held_out(run, prompts)
         _check_lengths(run, policy, prompts)

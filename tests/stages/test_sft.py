@@ -223,7 +223,11 @@ def test_before_and_after_are_of_one_evaluation(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [("sft.packing=false",), ("sft.normalize=constant", "sft.tokens_per_sample=20"), ("trainer.precision=bf16-mixed",)],
+    [
+        ("model.packing=padded",),
+        ("sft.normalize=constant", "sft.tokens_per_sample=20"),
+        ("trainer.precision=bf16-mixed",),
+    ],
 )
 def test_other_ways_of_training(tmp_path, options):
     path = write(tmp_path / "demos.jsonl", rows())
