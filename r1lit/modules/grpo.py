@@ -13,6 +13,7 @@ from r1lit.functional import Metrics, group_advantages, has_variance, policy_los
 from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.packing import Packed, Packing, micro_batches
+from r1lit.modules.ahead import Ahead
 from r1lit.modules.compute import training_flops
 from r1lit.modules.experience import Experience, concatenate, row_lengths, take, trajectories
 from r1lit.modules.metrics import Means, rollout_metrics
@@ -46,6 +47,9 @@ class GRPO(lightning.LightningModule):
         optimizer: the optimiser's settings.
         sampling: how completions are drawn while training.
         packing: whether sequences share the rows of a pass.
+        staleness: S: a step learns from completions of the policy as it was S steps before; the sampler then holds
+            weights of its own. 0: from its own.
+        prompts_at: any step's prompts, which sampling ahead asks for.
         seed: with the step's number it decides every random choice of a step, so a resumed run needs no state.
     """
 
@@ -60,6 +64,8 @@ class GRPO(lightning.LightningModule):
         extra_prompts: Callable[[int, int], Sequence[Prompt]] | None = None,
         packing: Packing = "auto",
         seed: int = 0,
+        staleness: int = 0,
+        prompts_at: Callable[[int], Sequence[Prompt]] | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -68,6 +74,7 @@ class GRPO(lightning.LightningModule):
         self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
         self.packing, self.timer = packing, PhaseTimer()
+        self.ahead = Ahead(self.sample, sampler, policy, staleness, prompts_at, algorithm.steps, self.timer)
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
         self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm")
@@ -78,8 +85,16 @@ class GRPO(lightning.LightningModule):
         # A resumed run goes by the settings it is given, not by those its checkpoint was saved under.
         apply_settings(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer)
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep the rollouts that wait for their steps, which older weights drew."""
+        checkpoint["ahead"] = self.ahead.state_dict()
+
+    def teardown(self, stage: str) -> None:
+        self.ahead.close()
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Let a run resume with a KL that it did not have before, from the initial model, or without the one it had."""
+        self.ahead.load_state_dict(checkpoint.get("ahead", []), self.asked)
         state = checkpoint["state_dict"]
         mine = {} if self.reference is None else self.reference.state_dict(prefix="reference.")
         for name in [name for name in state if name.startswith("reference.") and name not in mine]:
@@ -90,8 +105,8 @@ class GRPO(lightning.LightningModule):
     def training_step(self, batch: tuple[int, Sequence[Prompt]], batch_idx: int) -> None:
         """One step of GRPO on B prompts; leaves its ``metrics`` and ``experience`` for the callbacks."""
         step, prompts = batch
-        scored = self.sample(step, prompts)
-        metrics = rollout_metrics(scored)
+        scored, staleness = self.ahead.take(step, prompts)
+        metrics = rollout_metrics(scored) | {"rollout/staleness": float(staleness)}
         self.experience = self.annotate(scored, self.trained_groups(scored, len(prompts)))
         means = Means()
         self.updates.reset()
@@ -107,7 +122,7 @@ class GRPO(lightning.LightningModule):
         with self.timer.phase("other"):
             if self.reference is not None and self._refresh_due(step):
                 copy_weights(self.policy, self.reference)
-            self.sampler.load_weights(self.policy)
+            self.ahead.follow()
             metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
         self.metrics = metrics | self.timer.pop()
 
@@ -122,6 +137,15 @@ class GRPO(lightning.LightningModule):
                     break
                 rounds.append(self.score(self.extra_prompts(step, extra), self.step_seed(step, 1 + extra), progress))
         return concatenate(rounds)
+
+    def asked(self, step: int, count: int) -> list[Prompt]:
+        """The first ``count`` prompts that a step may sample, further ones of resampling included."""
+        prompts = list(self.ahead.prompts_at(step)) if self.ahead.prompts_at else []
+        extra = 0
+        while prompts and len(prompts) < count and self.extra_prompts is not None:
+            prompts += self.extra_prompts(step, extra)
+            extra += 1
+        return prompts[:count]
 
     def trained_groups(self, scored: Scored, wanted: int) -> Tensor:
         """bool, one a group, True where it takes part in the update; ``wanted`` is how many resampling is after."""

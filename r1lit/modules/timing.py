@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 
 
 class PhaseTimer:
-    """Adds up seconds by phase; phases do not nest.
+    """Adds up seconds by phase; phases do not nest, but several threads may be in one each.
 
     >>> timer = PhaseTimer()
     >>> with timer.phase("sample"):
@@ -22,6 +23,7 @@ class PhaseTimer:
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -32,9 +34,11 @@ class PhaseTimer:
         finally:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self._seconds[name] += time.perf_counter() - start
+            with self._lock:
+                self._seconds[name] += time.perf_counter() - start
 
     def pop(self) -> dict[str, float]:
         """Seconds by phase since the last call, as metrics ``time/<phase>``."""
-        seconds, self._seconds = self._seconds, defaultdict(float)
+        with self._lock:
+            seconds, self._seconds = self._seconds, defaultdict(float)
         return {f"time/{name}": value for name, value in seconds.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from r1lit.models.loading import copy_weights, stop_ids
+from r1lit.models.loading import clone_frozen, copy_weights, stop_ids
 from r1lit.rollout.decoding import Decoder, Drawn, decode
 from r1lit.rollout.draw import UniformStream
 from r1lit.rollout.grouping import GroupCollector
@@ -38,6 +38,10 @@ class TransformersSampler:
             raise ValueError(f"max_batch_rows={max_batch_rows}, but a batch has rows; set it to 1 or more")
         self.model, self.tokenizer, self.max_batch_rows = model, tokenizer, max_batch_rows
         self.stops = stop_ids(model, tokenizer)
+
+    def apart(self) -> TransformersSampler:
+        """A sampler like this one whose model is a copy, which the policy's updates leave as it is."""
+        return TransformersSampler(clone_frozen(self.model), self.tokenizer, self.max_batch_rows)
 
     def load_weights(self, policy: nn.Module) -> None:
         """Sample from ``policy``'s weights from now on: nothing to do where it is the sampler's own model."""

@@ -49,13 +49,14 @@ def fit(run: Run, summary: Summary) -> None:
             checkpoint,
             shown=_shown(run.evaluation.metric),
             measuring=[
-                PeriodicEvaluation(lambda: _scalars(run, bench, summary), run.evaluation.every),
+                PeriodicEvaluation(lambda: _meanwhile(module, run, bench, summary), run.evaluation.every),
                 HackingAlarms(run.directory, run.rewards, run.alarms),
                 CompletionsTable(run.directory, run.completions.every),
             ],
         )
         write_model(bench.policy, bench.tokenizer, run)
         if run.evaluation.enabled:
+            module.ahead.settle()
             _evaluate("after", run, bench, summary)
 
 
@@ -63,7 +64,7 @@ def build_module(run: Run, bench: Workbench, stream: PromptStream) -> GRPO:
     """The algorithm on this run's model; further prompts, where it asks for them, come from the stream."""
     return GRPO(
         policy=bench.policy,
-        sampler=bench.sampler,
+        sampler=bench.sampler.apart() if run.rollout.staleness else bench.sampler,
         rewards=bench.rewards,
         algorithm=run.algorithm,
         optimizer=run.optimizer,
@@ -71,6 +72,8 @@ def build_module(run: Run, bench: Workbench, stream: PromptStream) -> GRPO:
         extra_prompts=stream.extra,
         packing=run.model.packing,
         seed=run.command.seed,
+        staleness=run.rollout.staleness,
+        prompts_at=stream.batch,
     )
 
 
@@ -97,6 +100,8 @@ def _shown(metric: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def _scalars(run: Run, bench: Workbench, summary: Summary) -> dict[str, float]:
+def _meanwhile(module: GRPO, run: Run, bench: Workbench, summary: Summary) -> dict[str, float]:
+    """Figures of the policy between two steps."""
+    module.ahead.settle()
     figures = summarize(measure(run, bench, summary))
     return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
