@@ -129,7 +129,8 @@ def test_packed_sequences_come_out_as_alone(kind, name, monkeypatch):
             torch.testing.assert_close(found[ids][1], entropies, rtol=0, atol=1e-5)
         loss = sum((found[ids][0] * weight).sum() for ids, weight in weights.items())
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-        for got, gradient in zip(torch.autograd.grad(loss, [*model.parameters()], allow_unused=True), want, strict=True):
+        gradients = torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)
+        for got, gradient in zip(gradients, want, strict=True):
             assert (got is None) == (gradient is None)
             if got is not None:
                 torch.testing.assert_close(got, gradient, rtol=0, atol=1e-5 * largest)
