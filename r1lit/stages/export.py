@@ -70,4 +70,4 @@ def write_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run
     """
     saved = checkpoints(run.directory)
     with storing(run.directory / "model", f"then: r1lit stage=export resume={run.directory}" if saved else ""):
-        save_model(policy, tokenizer, run.directory / "model")
+        save_model(policy, tokenizer, run.directory / "model", run.model.lora.merge)

@@ -25,6 +25,7 @@ def fit(run: Run, summary: Summary) -> None:
     with workbench(run) as bench, logged(loggers, summary):
         summary.show_prompts(bench.prompts)
         begin(summary, checkpoint, run.algorithm.steps)
+        summary.show_parameters(bench.policy)
         summary.add(metric=run.evaluation.metric)
         if run.preflight.enabled and checkpoint is None:
             with summary.timed("preflight"):
