@@ -56,10 +56,13 @@ def add_to_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Raises:
         ValueError: for adapters that are not the model's.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
+    config = PeftConfig.from_pretrained(str(folder))
+    # A policy's adapters may be for a reward model's backbone.
+    config.task_type = None
     try:
-        holder = PeftModel.from_pretrained(model, str(folder))
+        holder = PeftModel.from_pretrained(model, str(folder), config=config)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"model.path={folder}: its adapters do not fit {type(model).__name__}: {error}") from error
     with safe_open(folder / WEIGHTS, framework="pt") as file:

@@ -179,7 +179,8 @@ def save_merged(model: PreTrainedModel, folder: str | os.PathLike) -> None:
     whole = _bare(model)
     whole.load_state_dict({name: value.cpu() for name, value in merged_weights(model)}, assign=True)
     whole.tie_weights()
-    whole.generation_config = model.generation_config
+    if model.can_generate():
+        whole.generation_config = model.generation_config
     whole.save_pretrained(folder)
 
 
