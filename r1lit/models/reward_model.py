@@ -33,6 +33,7 @@ from r1lit.models.loading import (
     require_vocabulary,
     stop_ids,
 )
+from r1lit.models.lora import LoraSettings
 from r1lit.models.quantization import quantized
 
 HEAD = "score"
@@ -86,6 +87,13 @@ def new_reward_model(
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer
+
+
+def alone_problem(lora: LoraSettings) -> str | None:
+    """What speaks against writing a reward model's adapters alone: its head is trained beside them."""
+    if not lora.rank or lora.merge:
+        return None
+    return "model.lora.merge=false, but a reward model's head is new and in no adapter; set model.lora.merge=true"
 
 
 def load_reward_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Scoring | None]:
