@@ -87,10 +87,20 @@ def parse(sections: Mapping[str, type[Settings]], values: Mapping[str, Any]) -> 
 
 def _line(section: str, kind: type[Settings], item: Mapping[str, Any]) -> str:
     key = ".".join([section, *(str(part) for part in item["loc"])])
-    if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
-        return f"{key} is no setting; {suggest(str(item['loc'][0]), kind.model_fields)}"
+    if item["type"] == "extra_forbidden" and (owner := _owner(kind, item["loc"][:-1])):
+        return f"{key} is no setting; {suggest(str(item['loc'][-1]), owner.model_fields)}"
     if item["type"] == "value_error":
         return f"{key}: {item['ctx']['error']}" if item["loc"] else str(item["ctx"]["error"])
     if item["type"] == "missing":
         return f"{key} is missing"
     return f"{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _owner(kind: type[Settings], path: Iterable[Any]) -> type[Settings] | None:
+    """The settings that a path within others leads to; None where it leads elsewhere."""
+    for part in path:
+        field = kind.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Settings)):
+            return None
+        kind = field.annotation
+    return kind

@@ -6,12 +6,14 @@ import copy
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
 import torch
+from pydantic import model_validator
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -22,9 +24,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from r1lit.models.adapters import adapter_folder, add_to_weights, base_of, save_adapters
 from r1lit.models.attention import AttentionName, attention_at_load
+from r1lit.models.lora import LoraSettings, adapted, attach, save_merged
 from r1lit.models.packing import Packing
-from r1lit.settings import Settings, suggest
+from r1lit.models.quantization import keep_one_arithmetic, quantization_problem, quantized
+from r1lit.settings import JOINT, Settings, suggest
 
 TINY = "tiny"
 EMBEDDED = {TINY: "tiny", "tiny-student": "tiny_student"}
@@ -38,13 +43,15 @@ class ModelSettings(Settings):
 
     Attributes:
         path: a local folder, a name on the Hugging Face hub, or an embedded base model: ``tiny``, or the smaller
-            ``tiny-student``.
-        dtype: of the master weights; ``auto`` is what the files hold.
+            ``tiny-student``. The folder may hold PEFT's adapters: they are added to the weights of their base.
+        dtype: of the master weights; ``auto`` is what the files hold. Adapters are float32 whatever their base is.
         attention: ``auto`` takes, on CUDA in half precision, flash-attention where it is installed, else torch's kernel
             for sequences of any length (``varlen``); elsewhere sdpa where the architecture has it, else eager.
         packing: of the sequences that a policy is trained on: ``packed`` end to end, none seeing another; ``padded``,
             one a row; ``auto`` packs where the model keeps sequences apart.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        lora: train low-rank adapters in place of the weights.
+        quantization: ``nf4`` holds the frozen weights under the adapters in 4 bits.
     """
 
     path: str = TINY
@@ -52,6 +59,27 @@ class ModelSettings(Settings):
     attention: AttentionName = "auto"
     packing: Packing = "auto"
     gradient_checkpointing: bool = False
+    lora: LoraSettings = LoraSettings()
+    quantization: Literal["nf4"] | None = None
+
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> ModelSettings:
+        problems = [quantization_problem(self.quantization, self.lora.rank)]
+        if adapter_folder(self.path):
+            remedy = "give a whole model: r1lit stage=export resume=ITS_RUN model.lora.merge=true writes one"
+            if self.lora.rank and not self.lora.merge:
+                problems.append(
+                    f"model.lora.merge=false, but model.path={self.path} holds adapters, and further ones would have "
+                    f"no base on the disk; {remedy}, or set model.lora.merge=true"
+                )
+            if self.quantization:
+                problems.append(
+                    f"model.quantization={self.quantization}, but model.path={self.path} holds adapters, which are "
+                    f"not added to 4-bit weights; {remedy}"
+                )
+        if found := list(filter(None, problems)):
+            raise ValueError(JOINT.join(found))
+        return self
 
 
 def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -75,14 +103,34 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
         attn_implementation=attention_at_load(settings.attention, config),
         use_safetensors=True,
         output_loading_info=True,
+        **quantized(settings.quantization, settings.dtype, config),
     )
     require_complete(report, settings.path)
     tokenizer = load_tokenizer(settings)
     _fit_tokenizer(model, tokenizer, settings.path)
     disable_dropout(model)
+    model = adapt(model, settings)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer
+
+
+def adapt(model: PreTrainedModel, settings: ModelSettings, heads: Sequence[str] = ()) -> PreTrainedModel:
+    """The loaded model with the adapters of its folder in its weights, and those that are to be trained beside them.
+
+    Args:
+        model: with the weights of its folder's base.
+        settings: that it was loaded by.
+        heads: modules that are trained as a whole.
+
+    Raises:
+        ValueError: for adapters that do not fit the model.
+    """
+    if folder := adapter_folder(settings.path):
+        model = add_to_weights(model, folder)
+    keep_one_arithmetic(model)
+    attach(model, settings.lora, heads)
+    return model
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -92,7 +140,9 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         FileNotFoundError: for a folder that is missing, or that holds no config or no weights.
         ValueError: for pickled weights, or a tokenizer that cannot be loaded.
     """
-    return load_part("tokenizer", settings.path, AutoTokenizer, locate(settings.path))
+    path, folder = locate(settings.path), adapter_folder(settings.path)
+    own = folder is not None and (folder / "tokenizer_config.json").is_file()
+    return load_part("tokenizer", settings.path, AutoTokenizer, str(folder) if own else path)
 
 
 def stop_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -129,16 +179,24 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike, merge: bool = True
+) -> None:
     """Write a Hugging Face model directory: safetensors, configs, tokenizer and chat template.
 
-    The folder is complete or not there at all; one that exists already is replaced.
+    Adapters are added to the weights; without ``merge`` they are written alone, in PEFT's format. The folder is
+    complete or not there at all; one that exists already is replaced.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (folder.with_name(f".{folder.name}.{kind}-{uuid4().hex[:8]}") for kind in ("new", "old"))
     try:
-        model.save_pretrained(fresh)
+        if not adapted(model):
+            model.save_pretrained(fresh)
+        elif merge:
+            save_merged(model, fresh)
+        else:
+            save_adapters(model, fresh)
         tokenizer.save_pretrained(fresh)
         if folder.exists():
             folder.rename(old)
@@ -158,7 +216,8 @@ def path_problem(name: str) -> str | None:
 
 
 def locate(name: str) -> str:
-    """Where the model is: a folder that holds one, or the name itself if the hub might know it.
+    """Where the model is: a folder that holds one, or the name itself if the hub might know it; of adapters, where
+    their base is.
 
     Raises:
         FileNotFoundError: for a folder that is missing, or that holds no config or no weights.
@@ -171,6 +230,8 @@ def locate(name: str) -> str:
             return name
         siblings = [str(item) for item in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise FileNotFoundError(f"model.path={name}: no such folder; {suggest(str(folder), siblings)}")
+    if adapters := adapter_folder(name):
+        return locate(base_of(adapters))
     if not (folder / "config.json").is_file():
         held = ", ".join(sorted(item.name for item in folder.iterdir())) if folder.is_dir() else "it is a file"
         raise FileNotFoundError(

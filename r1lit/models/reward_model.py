@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from r1lit.models.attention import attention_at_load
 from r1lit.models.loading import (
     ModelSettings,
+    adapt,
     disable_dropout,
     load_part,
     load_tokenizer,
@@ -32,6 +33,8 @@ from r1lit.models.loading import (
     require_vocabulary,
     stop_ids,
 )
+from r1lit.models.lora import LoraSettings
+from r1lit.models.quantization import quantized
 
 HEAD = "score"
 """What transformers calls the head of its sequence-classification classes."""
@@ -80,9 +83,17 @@ def new_reward_model(
         head = getattr(model, HEAD).weight
         drawn = torch.empty(head.shape).normal_(std=head_std, generator=torch.Generator().manual_seed(seed))
         head.data.copy_(drawn)
+    model = adapt(model, settings, heads=[HEAD])
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer
+
+
+def alone_problem(lora: LoraSettings) -> str | None:
+    """What speaks against writing a reward model's adapters alone: its head is trained beside them."""
+    if not lora.rank or lora.merge:
+        return None
+    return "model.lora.merge=false, but a reward model's head is new and in no adapter; set model.lora.merge=true"
 
 
 def load_reward_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Scoring | None]:
@@ -100,6 +111,7 @@ def load_reward_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrai
         )
     _require_one_score(config, settings.path)
     model, tokenizer = _load(settings, config, set())
+    model = adapt(model, settings)
     return model.eval(), tokenizer, scoring_of(model)
 
 
@@ -169,6 +181,7 @@ def _load(
             attn_implementation=attention_at_load(settings.attention, config),
             use_safetensors=True,
             output_loading_info=True,
+            **quantized(settings.quantization, settings.dtype, config),
         )
     # What has no place is the head over the vocabulary, unless it belongs to the backbone.
     lost = [key for key in report["unexpected_keys"] if str(key).startswith(f"{model.base_model_prefix}.")]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from torch import nn
 
+from r1lit.models.lora import parameter_counts
+
 
 def training_flops(model: nn.Module, forward_tokens: int, backward_tokens: int) -> float:
-    """Floating-point operations: 2 a parameter and token forward, 4 more backward (Kaplan et al., arXiv 2001.08361).
+    """Floating-point operations: 2 a parameter and token forward, 4 more backward (Kaplan et al., arXiv 2001.08361); 2
+    of these where the parameter is frozen, and gradients pass it by.
 
     Attention over the context is not counted, nor what activation checkpointing computes twice.
 
     >>> training_flops(nn.Linear(3, 2, bias=False), forward_tokens=10, backward_tokens=5)
     240.0
     """
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return float(parameters * (2 * forward_tokens + 4 * backward_tokens))
+    trained, parameters = parameter_counts(model)
+    return float(parameters * 2 * (forward_tokens + backward_tokens) + trained * 2 * backward_tokens)

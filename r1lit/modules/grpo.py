@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
-from r1lit.models.loading import clone_frozen, copy_weights
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.packing import Packed, Packing, micro_batches
+from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.modules.ahead import Ahead
 from r1lit.modules.compute import training_flops
 from r1lit.modules.experience import Experience, concatenate, row_lengths, take, trajectories
@@ -70,7 +70,7 @@ class GRPO(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
-        self.reference = clone_frozen(policy) if algorithm.kl_coef > 0 else None
+        self.reference = make_reference(policy) if algorithm.kl_coef > 0 else None
         self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
         self.packing, self.timer = packing, PhaseTimer()
@@ -121,7 +121,7 @@ class GRPO(lightning.LightningModule):
                 self.update(minibatch, means)
         with self.timer.phase("other"):
             if self.reference is not None and self._refresh_due(step):
-                copy_weights(self.policy, self.reference)
+                refresh(self.reference, self.policy)
             self.ahead.follow()
             metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
         self.metrics = metrics | self.timer.pop()
@@ -178,7 +178,8 @@ class GRPO(lightning.LightningModule):
             trained = trained & ~rollout.truncated.to(self.device)[:, None]
         with self.timer.phase("logprobs"):
             old = None if self.algorithm.on_policy else self.sampling_logprobs(rollout, rows)
-            ref = None if self.reference is None else self.logprobs_under(self.reference, rollout, rows)
+            with reference_model(self.reference, self.policy) as model:
+                ref = None if model is None else self.logprobs_under(model, rollout, rows)
         return Experience(scored, rows, advantages.to(self.device), trained, old, ref)
 
     def sampling_logprobs(self, rollout: Rollout, rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.callbacks.storage import storing
 from r1lit.models.loading import save_model
-from r1lit.models.reward_model import Scoring, new_reward_model, set_scoring
+from r1lit.models.reward_model import Scoring, alone_problem, new_reward_model, set_scoring
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import load_model
@@ -47,6 +47,8 @@ def _policy(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def _reward_model(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """How its scores are spread is measured at the end of training, and is not known here."""
+    if problem := alone_problem(run.model.lora):
+        raise ConfigError([problem])
     try:
         model, tokenizer = new_reward_model(run.model)
     except (OSError, ValueError) as error:
@@ -70,4 +72,4 @@ def write_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run
     """
     saved = checkpoints(run.directory)
     with storing(run.directory / "model", f"then: r1lit stage=export resume={run.directory}" if saved else ""):
-        save_model(policy, tokenizer, run.directory / "model")
+        save_model(policy, tokenizer, run.directory / "model", run.model.lora.merge)

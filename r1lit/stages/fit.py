@@ -27,6 +27,7 @@ def fit(run: Run, summary: Summary) -> None:
         summary.show_prompts(bench.prompts)
         show_attention(run, bench.policy, summary)
         begin(summary, checkpoint, run.algorithm.steps)
+        summary.show_parameters(bench.policy)
         summary.add(metric=run.evaluation.metric)
         if run.preflight.enabled and checkpoint is None:
             with summary.timed("preflight"):

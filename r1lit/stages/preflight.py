@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from r1lit.data.stream import PromptStream
 from r1lit.functional import has_variance, pass_at_k
+from r1lit.models.lora import trained_parameters
 from r1lit.settings import UserError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, arithmetic
@@ -129,9 +131,10 @@ def _advice(found: Preflight) -> str:
 def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
     """Bytes a training step needs, the larger of its two phases: sampling (cache) and updating (activations)."""
     config = bench.policy.config.get_text_config()
-    parameters = sum(parameter.numel() for parameter in bench.policy.parameters())
     width = next(bench.policy.parameters()).element_size()
-    weights = parameters * width * (5 if run.algorithm.kl_coef else 4)
+    held, trained = _bytes(bench.policy.parameters()), _bytes(trained_parameters(bench.policy))
+    # Gradients and the optimiser's two states are of what is trained, and so is the reference's copy.
+    weights = held + trained * (4 if run.algorithm.kl_coef else 3)
     tokens = longest_prompt + run.rollout.max_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -142,3 +145,7 @@ def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
     activations = kept * config.num_hidden_layers * config.hidden_size * held * width
     head = 2 * 4 * config.vocab_size * min(held, 4096)
     return float(weights + max(cache, activations + head))
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)

@@ -45,6 +45,7 @@ def train_reward_model(run: Run, summary: Summary) -> None:
     with logged(loggers, summary):
         steps = run.reward_model.updates(len(judgements.train))
         begin(summary, checkpoint, steps)
+        summary.show_parameters(model)
         _show(judgements, run, summary)
         measured = (judgements.validation or judgements.train)[: run.evaluation.prompts]
         held_out = bool(judgements.validation)

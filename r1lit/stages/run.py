@@ -15,6 +15,7 @@ from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import HELD_OUT_SHARE
 from r1lit.models.attention import needs_cuda
 from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
+from r1lit.models.reward_model import alone_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
@@ -211,6 +212,9 @@ def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings])
         yield f"dry_run=true prints the plan of a chain, which stage={stage} is not; drop it"
     if stage in ("evaluate", "preflight", "try_reward") and resume:
         yield f"stage={stage} does not go on from a run; drop resume, and set model.path={resume}/model for its model"
+    model = sections.get("model")
+    if stage == "reward_model" and model is not None and (problem := alone_problem(model.lora)):
+        yield problem
     if stage == "try_reward" and data is not None and data.path is None:
         yield "stage=try_reward judges written cases; set data.path=CASES.jsonl (prompt, completion, expected)"
     evaluation = sections.get("evaluation")

@@ -49,6 +49,7 @@ def sft(run: Run, summary: Summary) -> None:
     with examiner(run, policy, tokenizer) as bench, logged(loggers, summary):
         rows = len(demonstrations.train)
         begin(summary, checkpoint, run.sft.updates(rows))
+        summary.show_parameters(policy)
         _show(demonstrations, summary)
         held_out = demonstrations.validation[: run.evaluation.prompts]
         lacking = _lacking(run, held_out, bench, summary, checkpoint is not None)

@@ -14,9 +14,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 import r1lit
 from r1lit.data.prompts import LoadedPrompts
+from r1lit.models.lora import parameter_counts
 from r1lit.settings import ConfigError
 from r1lit.stages.preflight import Preflight
 
@@ -108,6 +110,12 @@ class Summary:
         """How many prompts there are, and how many rows were left out for what."""
         sources = "".join(f"\n  {line}" for line in str(prompts.report).splitlines())
         self.say(f"prompts: {len(prompts.train)} to train on, {len(prompts.validation)} held out{sources}")
+
+    def show_parameters(self, model: nn.Module) -> None:
+        """How much of a model is trained."""
+        trained, there = parameter_counts(model)
+        self.add(parameters={"all": there, "trained": trained})
+        self.say(f"{trained:,} of {there:,} parameters are trained ({trained / there:.1%})")
 
     def preflight(self, found: Preflight) -> None:
         """The pre-flight's figures."""

@@ -9,7 +9,9 @@ from hashlib import sha256
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
 from r1lit.callbacks.progress import ProgressBar
@@ -47,7 +49,12 @@ def train(
         checkpoint: the state to go on from, if there is one.
         shown: what the progress bar shows: label to metric and format.
         measuring: callbacks that add to a step's metrics; they stand before what writes these.
+
+    Raises:
+        UserError: where the state is that of another model.
     """
+    if checkpoint:
+        _require_fitting(module, checkpoint)
     trainer = build_trainer(run, summary, loggers, module.total_steps, shown, measuring)
     data = StepDataModule(stream, module.total_steps)
     with summary.timed("fit"):
@@ -103,6 +110,22 @@ def resume_point(run: Run, summary: Summary) -> str | None:
         )
     summary.say("no checkpoint yet: beginning at step 1")
     return None
+
+
+def _require_fitting(module: lightning.LightningModule, checkpoint: str) -> None:
+    """A run may go on with other settings, but with the parameters that it trained."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+
+    def shapes(state: Mapping[str, Tensor]) -> set[tuple[str, torch.Size]]:
+        # A reference may come and go.
+        return {(name, value.shape) for name, value in state.items() if not name.startswith("reference.")}
+
+    if odd := sorted(name for name, _ in shapes(saved) ^ shapes(module.state_dict())):
+        raise UserError(
+            f"{checkpoint} holds other parameters than this run trains ({odd[0]}, and {len(odd) - 1} more), so it "
+            "cannot go on; set model.path, model.lora and model.quantization as the run was started with, or start a "
+            "new run"
+        )
 
 
 def begin(summary: Summary, checkpoint: str | None, steps: int) -> None:

@@ -1,0 +1,61 @@
+"""A frozen base in 4 bits a weight (QLoRA, arXiv 2305.14314), by bitsandbytes."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+
+def quantization_problem(name: str | None, rank: int | None) -> str | None:
+    """What speaks against a quantization, as far as can be told without loading anything."""
+    if name is None:
+        return None
+    if not rank:
+        return (
+            f"model.quantization={name}, but 4-bit weights cannot be trained themselves; train adapters on them: set "
+            "model.lora.rank=16, or model.quantization=null"
+        )
+    if find_spec("bitsandbytes") is None:
+        return (
+            f"model.quantization={name} needs bitsandbytes, which is not installed; pip install 'r1lit[qlora]', or "
+            "set model.quantization=null"
+        )
+    return None
+
+
+def quantized(name: str | None, dtype: str, config: PreTrainedConfig) -> dict[str, Any]:
+    """What ``from_pretrained`` is told beside: NF4 with quantized constants, computed in the dtype; or nothing."""
+    if name is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=name,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=(config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype),
+        )
+    }
+
+
+def keep_one_arithmetic(model: nn.Module) -> None:
+    """On some CPUs bitsandbytes repacks a model in evaluation mode for products in bfloat16: it would then sample from
+    other numbers than it trains on."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def dense(weight: Tensor) -> Tensor:
+    """A weight as a plain tensor, unpacked where it is packed."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, state)

@@ -1,0 +1,315 @@
+"""Adapters: what they change, what is trained, what is saved of them, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from r1lit.models.adapters import adapter_folder
+from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer, path_problem, save_model
+from r1lit.models.logprobs import completion_logprobs
+from r1lit.models.lora import LoraSettings, attach, merged_weights, parameter_counts, trained_parameters
+from r1lit.models.packing import require_apart
+from r1lit.models.reference import make_reference, reference_model, refresh
+from r1lit.models.reward_model import load_reward_model, new_reward_model, row_scores
+from r1lit.settings import ConfigError, parse
+
+IDS = torch.arange(24).view(2, 12)
+MASK = torch.ones(2, 11, dtype=torch.bool)
+
+
+def settings(**options) -> ModelSettings:
+    return ModelSettings.model_validate({"lora": {"rank": 4}} | options)
+
+
+def load(**options):
+    return load_policy(settings(**options))[0]
+
+
+def shift(model, scale: float = 0.05) -> None:
+    """As if trained: every trained parameter is moved."""
+    generator = torch.Generator().manual_seed(7)
+    for parameter in trained_parameters(model):
+        parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.float()
+
+
+def logprobs(model) -> torch.Tensor:
+    return completion_logprobs(model, IDS, MASK, MASK, 0.8)[0]
+
+
+def assert_close(first: torch.Tensor, second: torch.Tensor) -> None:
+    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5 * float(second.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load(lora={})
+
+
+def test_new_adapters_change_no_bit_and_only_they_are_trained(base):
+    model = load()
+    assert type(model) is type(base)
+    assert torch.equal(logprobs(model), logprobs(base))
+    # A and B of rank 4, for the seven linear layers of each of two blocks.
+    layers = [m for m in base.model.layers.modules() if isinstance(m, torch.nn.Linear)]
+    trained = sum(4 * (m.in_features + m.out_features) for m in layers)
+    assert len(layers) == 14
+    assert parameter_counts(model) == (trained, trained + parameter_counts(base)[1])
+    logprobs(model).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == ("lora_" in name), name
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapted_layer_computes_what_the_paper_says(rslora):
+    model = load(lora={"rank": 4, "alpha": 6, "rslora": rslora, "target_modules": ["q_proj"]})
+    shift(model)
+    layer = model.model.layers[0].self_attn.q_proj
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    x = torch.randn(3, a.shape[1], generator=torch.Generator().manual_seed(1))
+    expected = x @ layer.base_layer.weight.T + (6 / (2 if rslora else 4)) * (x @ a.T) @ b.T
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_the_seed_decides_the_draw_and_leaves_other_draws_alone():
+    torch.manual_seed(3)
+    expected = torch.randn(1)
+    torch.manual_seed(3)
+    first = load().state_dict()
+    assert torch.equal(torch.randn(1), expected)
+    again, other = load().state_dict(), load(lora={"rank": 4, "seed": 1}).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_log_probs_and_their_gradients_are_those_of_the_models_logits(checkpointing, monkeypatch):
+    """In chunks of five tokens, with a backward that computes them again."""
+    monkeypatch.setattr("r1lit.functional.head.CHUNK_LOGITS", 5 * 614)
+    model = load(gradient_checkpointing=checkpointing).train()
+    shift(model)
+    got = logprobs(model)
+    lines = (model(input_ids=IDS).logits[:, :-1] / 0.8).log_softmax(-1)
+    expected = lines.gather(-1, IDS[:, 1:, None])[..., 0]
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))
+    pairs = zip(
+        *(torch.autograd.grad((weights * value).sum(), trained_parameters(model)) for value in (got, expected)),
+        strict=True,
+    )
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_packed_rows_are_apart_with_adapters_too():
+    model = load()
+    shift(model)
+    require_apart(model)
+
+
+def test_the_reference_is_the_base_until_it_is_refreshed(base):
+    model = load()
+    reference = make_reference(model)
+    # No second model: what it holds is as small as the adapters.
+    assert sum(p.numel() for p in reference.parameters()) == parameter_counts(model)[0]
+    shift(model)
+    moved = logits(model)
+    with reference_model(reference, model) as held:
+        assert torch.equal(logits(held), logits(base))
+    assert torch.equal(logits(model), moved) and not torch.equal(moved, logits(base))
+    refresh(reference, model)
+    shift(model)
+    with reference_model(reference, model) as held:
+        assert torch.equal(logits(held), moved)
+    assert not torch.equal(logits(model), moved)
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "lora_" in name)
+
+
+def test_a_state_holds_the_adapters_alone_and_is_enough():
+    model, fresh = load(), load(lora={"rank": 4, "seed": 9})
+    shift(model)
+    state = model.state_dict()
+    assert len(state) == 28 and all("lora_" in name for name in state)
+    fresh.load_state_dict(state)
+    assert torch.equal(logits(fresh), logits(model))
+    assert torch.equal(logits(copy.deepcopy(model)), logits(model))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        fresh.load_state_dict(dict(list(state.items())[1:]))
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"quantization": "nf4"}], ids=str)
+def test_a_merged_export_is_the_adapted_model_and_needs_no_peft(tmp_path, monkeypatch, options):
+    model = load(**options)
+    assert all(parameter.dtype == torch.float32 for parameter in trained_parameters(model))
+    shift(model)
+    before = logits(model)
+    save_model(model, load_tokenizer(settings()), tmp_path / "model")
+    assert torch.equal(logits(model), before)
+    exact = options.get("dtype") != "bfloat16"
+    # From here on to import it fails.
+    monkeypatch.setitem(sys.modules, "peft", None)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert exported.dtype == (torch.float32 if exact else torch.bfloat16)
+    if exact:
+        assert_close(logits(exported), before)
+    else:
+        # The merged weights are rounded once, which 8 bits of mantissa show.
+        assert (logits(exported) - before).abs().max() < 0.05 * before.abs().max()
+    assert exported.generation_config.eos_token_id == model.generation_config.eos_token_id
+
+
+def test_every_weight_is_given_by_its_plain_name(base):
+    """What another engine is to be told; the rows of a rank-4 product have rank 4."""
+    model = load()
+    shift(model)
+    whole = dict(merged_weights(model))
+    assert whole.keys() == base.state_dict().keys()
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert torch.linalg.matrix_rank((whole[name] - base.state_dict()[name]).double(), rtol=1e-4) == 4
+    assert torch.equal(whole["model.embed_tokens.weight"], base.state_dict()["model.embed_tokens.weight"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Adapters that were written alone, and the logits with them."""
+    model = load()
+    shift(model)
+    save_model(model, load_tokenizer(settings()), tmp_path / "adapters", merge=False)
+    return tmp_path / "adapters", logits(model)
+
+
+def test_adapters_written_alone_are_pefts(folder, base):
+    from peft import PeftModel
+
+    path, expected = folder
+    assert not (path / "model.safetensors").exists()
+    assert len(load_file(path / "adapter_model.safetensors")) == 28
+    assert_close(logits(PeftModel.from_pretrained(copy.deepcopy(base), path)), expected)
+
+
+def test_a_folder_of_adapters_is_a_model(folder):
+    path, expected = folder
+    model, tokenizer = load_policy(ModelSettings(path=str(path)))
+    assert_close(logits(model), expected)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert tokenizer.eos_token_id == model.generation_config.eos_token_id
+    # Further adapters stand on it, and their reference is it.
+    further = load(path=str(path))
+    assert_close(logits(further), expected)
+    scorer, _ = new_reward_model(ModelSettings(path=str(path)))
+    for name, value in scorer.model.state_dict().items():
+        torch.testing.assert_close(value, model.model.state_dict()[name])
+
+
+def test_adapters_that_cannot_be_used_say_why(folder):
+    path, _ = folder
+    config = json.loads((path / "adapter_config.json").read_text())
+
+    def problem(**changes):
+        (path / "adapter_config.json").write_text(json.dumps(config | changes))
+        return path_problem(str(path))
+
+    assert problem() is None
+    assert "only LORA is known" in problem(peft_type="IA3")
+    assert "names no base_model_name_or_path" in problem(base_model_name_or_path=None)
+    assert "holds adapters itself" in problem(base_model_name_or_path=str(path))
+    assert "no such folder" in problem(base_model_name_or_path="/nowhere")
+    problem(target_modules=["q_proj"])
+    with pytest.raises(ValueError, match="tensors of its adapters have no place in the model or are missing"):
+        load_policy(ModelSettings(path=str(path)))
+    problem()
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    assert "loaded from safetensors alone" in path_problem(str(path))
+
+
+def test_a_reward_models_head_is_trained_whole(tmp_path):
+    model, tokenizer = new_reward_model(settings())
+    trained, _ = parameter_counts(model)
+    assert trained == parameter_counts(load())[0] + model.score.weight.numel()
+    rows = [[1, 2, 3], [4, 5, 6, 7]]
+    row_scores(model, rows).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == ("lora_" in name or name == "score.weight"), name
+    shift(model)
+    save_model(model, tokenizer, tmp_path / "model")
+    loaded, _, _ = load_reward_model(ModelSettings(path=str(tmp_path / "model")))
+    with torch.no_grad():
+        assert_close(row_scores(loaded, rows), row_scores(model, rows))
+
+
+def test_four_bits_hold_the_base_and_gradients_pass_through_it(base):
+    """Against the very weights that the four bits stand for, in a plain model."""
+    model = load(quantization="nf4")
+    held = {name: p for name, p in model.named_parameters() if p.dtype == torch.uint8}
+    assert len(held) == 14 and not any("lora_" in name for name in held)
+    # What they stand for is counted, not how it is packed.
+    assert parameter_counts(model) == parameter_counts(load())
+    shift(model)
+    plain = load()
+    plain.load_state_dict(model.state_dict())
+    originals = dict(base.named_parameters())
+    with torch.no_grad():
+        for name, value in merged_weights(load(quantization="nf4")):
+            place, _, kind = name.rpartition(".")
+            layer = plain.get_submodule(place)
+            getattr(layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer, kind).copy_(value)
+            if "proj" in name:
+                error = (value - originals[name]).abs().mean() / originals[name].abs().mean()
+                assert 0.01 < error < 0.2, name
+    got, expected = logprobs(model), logprobs(plain)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    for mine, theirs in zip(
+        torch.autograd.grad(got.sum(), trained_parameters(model)),
+        torch.autograd.grad(expected.sum(), trained_parameters(plain)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"], ["q_prj"]], ids=str)
+def test_adapters_elsewhere_are_refused(targets):
+    model = LlamaForCausalLM(
+        LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=30)
+    )
+    with pytest.raises(ValueError, match="target_modules") as error:
+        attach(model, LoraSettings(rank=2, target_modules=targets))
+    assert targets[0] in str(error.value)
+
+
+def problems(**model) -> str:
+    with pytest.raises(ConfigError) as error:
+        parse({"model": ModelSettings}, {"model": model})
+    return str(error.value)
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_loaded(folder, monkeypatch):
+    path = str(folder[0])
+    assert adapter_folder(path)
+    assert "trained as it samples" in problems(lora={"rank": 4, "dropout": 0.1})
+    assert "set model.lora.rank=16" in problems(quantization="nf4")
+    assert "model.lora.rnk is no setting; did you mean rank?" in problems(lora={"rnk": 4})
+    assert "would have no base on the disk" in problems(path=path, lora={"rank": 4, "merge": False})
+    assert "not added to 4-bit weights" in problems(path=path, lora={"rank": 4}, quantization="nf4")
+    there = importlib.util.find_spec
+    gone = ("peft", "bitsandbytes")
+    for module in ("lora", "quantization", "adapters"):
+        monkeypatch.setattr(f"r1lit.models.{module}.find_spec", lambda name: None if name in gone else there(name))
+    assert "pip install 'r1lit[lora]'" in problems(lora={"rank": 4})
+    assert "PEFT" in path_problem(path)
+    gone = ("bitsandbytes",)
+    assert "pip install 'r1lit[qlora]'" in problems(lora={"rank": 4}, quantization="nf4")
+    # Without adapters neither is asked for.
+    gone = ("peft", "bitsandbytes")
+    assert ModelSettings().lora.rank is None
