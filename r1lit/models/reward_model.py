@@ -32,6 +32,7 @@ from r1lit.models.loading import (
     require_vocabulary,
     stop_ids,
 )
+from r1lit.models.memory import prepare_layers
 
 HEAD = "score"
 """What transformers calls the head of its sequence-classification classes."""
@@ -80,8 +81,7 @@ def new_reward_model(
         head = getattr(model, HEAD).weight
         drawn = torch.empty(head.shape).normal_(std=head_std, generator=torch.Generator().manual_seed(seed))
         head.data.copy_(drawn)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    prepare_layers(model, settings.activation_checkpointing, settings.compile)
     return model, tokenizer
 
 

@@ -14,6 +14,9 @@ from r1lit.settings import UserError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, arithmetic
 
+KEPT = {"none": 16, "selective": 9, "full": 2}
+"""About how many hidden states' worth a token leaves in a layer for the backward pass."""
+
 
 class NothingToLearnError(UserError):
     """Every group of completions got one reward, so every advantage is zero."""
@@ -137,7 +140,7 @@ def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rows = min(run.rollout.max_batch_rows, run.algorithm.prompts_per_step * run.algorithm.group_size)
     cache = 2 * config.num_hidden_layers * heads * head_width * rows * tokens * width
-    kept = 2 if run.model.gradient_checkpointing else 16
+    kept = KEPT[run.model.activation_checkpointing]
     activations = kept * config.num_hidden_layers * config.hidden_size * tokens * run.algorithm.micro_batch_rows * width
     head = 2 * 4 * config.vocab_size * min(tokens * run.algorithm.micro_batch_rows, 4096)
     return float(weights + max(cache, activations + head))
