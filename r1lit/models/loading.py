@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from r1lit.models.memory import Checkpointing, prepare_layers
+from r1lit.models.rope import RopeScaling, stretch_positions
 from r1lit.settings import Settings, suggest
 
 TINY = "tiny"
@@ -46,6 +47,7 @@ class ModelSettings(Settings):
             where the architecture has it, else eager.
         activation_checkpointing: what is computed again in the backward pass rather than kept: ``none``; ``full``,
             each decoder layer; ``selective``, of each layer all but its products with weights and its attention.
+        rope_scaling: stretch the rotary positions to a longer context, which the exported config then says too.
         compile: compile each decoder layer for training by torch.compile; minutes at first, faster steps after.
     """
 
@@ -54,6 +56,7 @@ class ModelSettings(Settings):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     activation_checkpointing: Checkpointing = "none"
     compile: bool = False
+    rope_scaling: RopeScaling | None = None
 
 
 def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -67,6 +70,8 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
     path = locate(settings.path)
     config = load_part("config", settings.path, AutoConfig, path)
     require_causal(config, settings.path)
+    if settings.rope_scaling:
+        stretch_positions(config, settings.rope_scaling, settings.path)
     model, report = load_part(
         "weights",
         settings.path,

@@ -33,6 +33,7 @@ from r1lit.models.loading import (
     stop_ids,
 )
 from r1lit.models.memory import prepare_layers
+from r1lit.models.rope import stretch_positions
 
 HEAD = "score"
 """What transformers calls the head of its sequence-classification classes."""
@@ -75,6 +76,8 @@ def new_reward_model(
         _require_one_score(config, settings.path)
     else:
         require_causal(config, settings.path)
+    if settings.rope_scaling:
+        stretch_positions(config, settings.rope_scaling, settings.path)
     config.num_labels = 1
     model, tokenizer = _load(settings, config, {f"{HEAD}.weight"} if not trained else set())
     if not trained:
