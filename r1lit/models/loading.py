@@ -27,8 +27,10 @@ from transformers import (
 from r1lit.models.adapters import adapter_folder, add_to_weights, base_of, save_adapters
 from r1lit.models.attention import AttentionName, attention_at_load
 from r1lit.models.lora import LoraSettings, adapted, attach, save_merged
+from r1lit.models.memory import Checkpointing, prepare_layers
 from r1lit.models.packing import Packing
 from r1lit.models.quantization import keep_one_arithmetic, quantization_problem, quantized
+from r1lit.models.rope import RopeScaling, stretch_positions
 from r1lit.settings import JOINT, Settings, suggest
 
 TINY = "tiny"
@@ -49,7 +51,10 @@ class ModelSettings(Settings):
             for sequences of any length (``varlen``); elsewhere sdpa where the architecture has it, else eager.
         packing: of the sequences that a policy is trained on: ``packed`` end to end, none seeing another; ``padded``,
             one a row; ``auto`` packs where the model keeps sequences apart.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        activation_checkpointing: what is computed again in the backward pass rather than kept: ``none``; ``full``,
+            each decoder layer; ``selective``, of each layer all but its products with weights and its attention.
+        rope_scaling: stretch the rotary positions to a longer context, which the exported config then says too.
+        compile: compile each decoder layer for training by torch.compile; minutes at first, faster steps after.
         lora: train low-rank adapters in place of the weights.
         quantization: ``nf4`` holds the frozen weights under the adapters in 4 bits.
     """
@@ -58,7 +63,9 @@ class ModelSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     attention: AttentionName = "auto"
     packing: Packing = "auto"
-    gradient_checkpointing: bool = False
+    activation_checkpointing: Checkpointing = "none"
+    compile: bool = False
+    rope_scaling: RopeScaling | None = None
     lora: LoraSettings = LoraSettings()
     quantization: Literal["nf4"] | None = None
 
@@ -93,6 +100,8 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
     path = locate(settings.path)
     config = load_part("config", settings.path, AutoConfig, path)
     require_causal(config, settings.path)
+    if settings.rope_scaling:
+        stretch_positions(config, settings.rope_scaling, settings.path)
     model, report = load_part(
         "weights",
         settings.path,
@@ -110,8 +119,7 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
     _fit_tokenizer(model, tokenizer, settings.path)
     disable_dropout(model)
     model = adapt(model, settings)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    prepare_layers(model, settings.activation_checkpointing, settings.compile)
     return model, tokenizer
 
 

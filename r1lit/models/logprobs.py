@@ -99,8 +99,10 @@ def _prove(model: PreTrainedModel, head: Head) -> None:
     if output is None:
         raise ValueError(f"{type(model).__name__} has no head over the vocabulary; give a causal LM")
     ids = torch.arange(_PROBE_TOKENS, device=output.weight.device)[None] % output.weight.shape[0]
-    expected = model(input_ids=ids, use_cache=False).logits.float()
-    logits = output(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float() * head.scale
+    # In the weights' own arithmetic: autocast rounds a cap on the logits by more than a wrong head might differ.
+    with torch.autocast(output.weight.device.type, enabled=False):
+        expected = model(input_ids=ids, use_cache=False).logits.float()
+        logits = output(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float() * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     tolerance = 1e-3 if output.weight.dtype == torch.float32 else 5e-2

@@ -34,7 +34,9 @@ from r1lit.models.loading import (
     stop_ids,
 )
 from r1lit.models.lora import LoraSettings
+from r1lit.models.memory import prepare_layers
 from r1lit.models.quantization import quantized
+from r1lit.models.rope import stretch_positions
 
 HEAD = "score"
 """What transformers calls the head of its sequence-classification classes."""
@@ -77,6 +79,8 @@ def new_reward_model(
         _require_one_score(config, settings.path)
     else:
         require_causal(config, settings.path)
+    if settings.rope_scaling:
+        stretch_positions(config, settings.rope_scaling, settings.path)
     config.num_labels = 1
     model, tokenizer = _load(settings, config, {f"{HEAD}.weight"} if not trained else set())
     if not trained:
@@ -84,8 +88,7 @@ def new_reward_model(
         drawn = torch.empty(head.shape).normal_(std=head_std, generator=torch.Generator().manual_seed(seed))
         head.data.copy_(drawn)
     model = adapt(model, settings, heads=[HEAD])
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    prepare_layers(model, settings.activation_checkpointing, settings.compile)
     return model, tokenizer
 
 

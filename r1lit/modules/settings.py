@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from r1lit.functional import Objective
+from r1lit.modules.low_bit import torchao_missing
 from r1lit.settings import JOINT, Settings
 
 
@@ -123,6 +124,7 @@ class OptimizerSettings(Settings):
     """AdamW with a warm-up and a schedule, counted in updates.
 
     Attributes:
+        kind: ``adamw``, its moments as wide as the weights; ``adamw_8bit``, in a quarter of float32's memory.
         lr: peak learning rate.
         betas: AdamW's decay rates.
         eps: AdamW's epsilon.
@@ -132,6 +134,7 @@ class OptimizerSettings(Settings):
         min_lr_ratio: the rate at the end of a cosine or linear schedule, as a share of ``lr``.
     """
 
+    kind: Literal["adamw", "adamw_8bit"] = "adamw"
     lr: float = Field(3e-6, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
@@ -139,6 +142,16 @@ class OptimizerSettings(Settings):
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
+
+    @field_validator("kind")
+    @classmethod
+    def _torchao_is_there(cls, value: str) -> str:
+        if value == "adamw_8bit" and torchao_missing():
+            raise ValueError(
+                "kind=adamw_8bit, but torchao, whose optimiser that is, is not installed; install r1lit[torchao], or "
+                "set optimizer.kind=adamw"
+            )
+        return value
 
 
 class SFTSettings(Settings):

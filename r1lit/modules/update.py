@@ -66,7 +66,7 @@ class Updates:
             means.add(sums)
         loss = torch.stack(shares).sum()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm or float("inf"))
-        means.add({"lr": (optimizer.param_groups[0]["lr"], 1.0)})
+        means.add({"lr": (float(optimizer.param_groups[0]["lr"]), 1.0)})
         if not torch.isfinite(norm) & torch.isfinite(loss):
             self._skip(loss, norm)
             return False

@@ -16,6 +16,9 @@ from r1lit.settings import UserError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import Workbench, arithmetic
 
+KEPT = {"none": 16, "selective": 9, "full": 2}
+"""About how many hidden states' worth a token leaves in a layer for the backward pass."""
+
 
 class NothingToLearnError(UserError):
     """Every group of completions got one reward, so every advantage is zero."""
@@ -140,10 +143,10 @@ def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rows = min(run.rollout.max_batch_rows, run.algorithm.prompts_per_step * run.algorithm.group_size)
     cache = 2 * config.num_hidden_layers * heads * head_width * rows * tokens * width
-    kept = 2 if run.model.gradient_checkpointing else 16
-    held = max(tokens, run.algorithm.micro_batch_tokens)
-    activations = kept * config.num_hidden_layers * config.hidden_size * held * width
-    head = 2 * 4 * config.vocab_size * min(held, 4096)
+    kept = KEPT[run.model.activation_checkpointing]
+    at_once = max(tokens, run.algorithm.micro_batch_tokens)
+    activations = kept * config.num_hidden_layers * config.hidden_size * at_once * width
+    head = 2 * 4 * config.vocab_size * min(at_once, 4096)
     return float(weights + max(cache, activations + head))
 
 

@@ -15,7 +15,9 @@ from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import HELD_OUT_SHARE
 from r1lit.models.attention import needs_cuda
 from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
+from r1lit.models.memory import compiler_problem
 from r1lit.models.reward_model import alone_problem
+from r1lit.modules.optimizer import lossy_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
@@ -52,6 +54,9 @@ SECTIONS: Mapping[str, type[Settings]] = {
 
 RESUMABLE = frozenset({"fit", "sft", "reward_model", "collect", "reject", "pipeline"})
 """Stages that go on where they stopped."""
+
+TRAINS = frozenset({"fit", "sft", "reward_model"})
+"""Stages that update a model's weights."""
 
 LEARNT_FROM = frozenset({"fit", "sft", "reward_model", "collect", "reject"})
 """Stages whose data, or what is made of it, a model learns from."""
@@ -133,6 +138,7 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     problems += alarm_problems(rewards, sections["alarms"]) if "alarms" in sections else []
     problems += _stage_problems(config, sections)
     problems += _machine_problems(sections)
+    problems += _training_problems(config.get("stage", "fit"), sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
@@ -203,6 +209,19 @@ def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
             f"data.validation={data.validation}, but the tiny model was trained on all but a share of {HELD_OUT_SHARE} "
             f"of these problems; set data.validation={HELD_OUT_SHARE} or less"
         )
+
+
+def _training_problems(stage: str, sections: Mapping[str, Settings]) -> Iterator[str]:
+    """Settings of model, optimiser and trainer that cannot train together, or not on this machine."""
+    model, optimizer, trainer = (sections.get(name) for name in ("model", "optimizer", "trainer"))
+    if stage not in TRAINS or model is None or optimizer is None or trainer is None:
+        return
+    # Whatever the weights are loaded as, this precision makes them bfloat16.
+    if trainer.precision == "bf16-true" and optimizer.kind == "adamw":
+        yield lossy_problem("trainer.precision=bf16-true with optimizer.kind=adamw")
+    device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    if model.compile and (problem := compiler_problem(torch.device(device))):
+        yield problem
 
 
 def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings]) -> Iterator[str]:

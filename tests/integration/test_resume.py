@@ -50,8 +50,8 @@ def test_a_finished_run_without_a_checkpoint_is_not_done_over(r1lit, tmp_path):
     assert (run / "model" / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
-def test_every_precision_trains(r1lit, tmp_path, precision):
+@pytest.mark.parametrize(("precision", "kind"), [("bf16-true", "adamw_8bit"), ("bf16-mixed", "adamw")])
+def test_every_precision_trains(r1lit, tmp_path, precision, kind):
     """On-policy but for rounding: with a learning rate of next to nothing, no ratio may leave GSPO's narrow band."""
     r1lit(
         *QUICK,
@@ -59,6 +59,7 @@ def test_every_precision_trains(r1lit, tmp_path, precision):
         "algorithm.steps=2",
         "algorithm.minibatches=2",
         "optimizer.lr=1e-12",
+        f"optimizer.kind={kind}",
         f"trainer.precision={precision}",
         f"name={precision}",
     )

@@ -29,6 +29,7 @@ from r1lit.models.loading import (
     save_model,
     stop_ids,
 )
+from r1lit.models.memory import decoder_layers
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -67,10 +68,10 @@ def test_loads_without_dropout_and_with_a_padding_token(folder):
 
 
 def test_dtype_and_attention_are_taken_from_the_settings(folder):
-    model, _ = load(folder, dtype="bfloat16", attention="eager", gradient_checkpointing=True)
+    model, _ = load(folder, dtype="bfloat16", attention="eager", activation_checkpointing="full")
     assert next(model.parameters()).dtype == torch.bfloat16
     assert model.config._attn_implementation == "eager"
-    assert model.is_gradient_checkpointing
+    assert [layer.checkpointing for layer in decoder_layers(model)] == ["full"] * model.config.num_hidden_layers
     assert load(folder)[0].config._attn_implementation == "sdpa"
 
 

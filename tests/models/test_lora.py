@@ -16,7 +16,7 @@ from r1lit.models.adapters import adapter_folder
 from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer, path_problem, save_model
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.lora import LoraSettings, attach, merged_weights, parameter_counts, trained_parameters
-from r1lit.models.packing import require_apart
+from r1lit.models.packing import keeps_apart
 from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.models.reward_model import load_reward_model, new_reward_model, row_scores
 from r1lit.settings import ConfigError, parse
@@ -94,11 +94,11 @@ def test_the_seed_decides_the_draw_and_leaves_other_draws_alone():
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 def test_log_probs_and_their_gradients_are_those_of_the_models_logits(checkpointing, monkeypatch):
     """In chunks of five tokens, with a backward that computes them again."""
     monkeypatch.setattr("r1lit.functional.head.CHUNK_LOGITS", 5 * 614)
-    model = load(gradient_checkpointing=checkpointing).train()
+    model = load(activation_checkpointing=checkpointing).train()
     shift(model)
     got = logprobs(model)
     lines = (model(input_ids=IDS).logits[:, :-1] / 0.8).log_softmax(-1)
@@ -116,7 +116,7 @@ def test_log_probs_and_their_gradients_are_those_of_the_models_logits(checkpoint
 def test_packed_rows_are_apart_with_adapters_too():
     model = load()
     shift(model)
-    require_apart(model)
+    assert keeps_apart(model)
 
 
 def test_the_reference_is_the_base_until_it_is_refreshed(base):

@@ -169,7 +169,7 @@ def test_a_model_of_another_maker_has_no_scoring(tiny):
 
 
 def test_gradients_reach_head_and_backbone(tiny):
-    model, _ = new_reward_model(ModelSettings(path="tiny", gradient_checkpointing=True), head_std=0.5)
+    model, _ = new_reward_model(ModelSettings(path="tiny", activation_checkpointing="full"), head_std=0.5)
     model.train()
     row_scores(model, ROWS).sum().backward()
     assert model.score.weight.grad.abs().sum() > 0

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from r1lit.data.module import StepBatch
 from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer
+from r1lit.models.memory import prepare_layers
 from r1lit.modules.grpo import GRPO
 from r1lit.modules.metrics import Means
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
@@ -275,11 +276,10 @@ def test_means_add_up_over_micro_batches():
     assert means.read() == pytest.approx({"kl": 0.5, "lr": 0.2})
 
 
-def test_gradient_checkpointing_recomputes_and_changes_nothing():
-    def trained(checkpointing: bool) -> tuple[list[torch.Tensor], int]:
+def test_activation_checkpointing_recomputes_and_changes_nothing():
+    def trained(checkpointing: str) -> tuple[list[torch.Tensor], int]:
         module = build()
-        if checkpointing:
-            module.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        prepare_layers(module.policy, checkpointing, compiled=False)
         calls = Counter()
         with_gradient = module.policy.model.layers[0].mlp.register_forward_pre_hook(
             lambda *_: calls.update(forward=int(torch.is_grad_enabled()))
@@ -288,8 +288,8 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing():
         with_gradient.remove()
         return [parameter.detach().clone() for parameter in module.policy.parameters()], calls["forward"]
 
-    plain, once = trained(False)
-    checkpointed, twice = trained(True)
+    plain, once = trained("none")
+    checkpointed, twice = trained("full")
     assert twice == 2 * once > 0
     for a, b in zip(plain, checkpointed, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
