@@ -125,6 +125,8 @@ def _training_pass(layer: _Prepared, args: tuple[Any, ...], kwargs: dict[str, An
     contexts = _CONTEXTS.get(layer.checkpointing)
     if contexts is None or not torch.is_grad_enabled():
         return layer.own_forward(*args, **kwargs)
+    if kwargs.get("past_key_values") is not None:
+        raise ValueError("a checkpointed layer would write its keys and values twice; train it with use_cache=False")
     return checkpoint(layer.own_forward, *args, use_reentrant=False, **contexts, **kwargs)
 
 

@@ -16,7 +16,7 @@ from r1lit.models.adapters import adapter_folder
 from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer, path_problem, save_model
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.lora import LoraSettings, attach, merged_weights, parameter_counts, trained_parameters
-from r1lit.models.packing import keeps_apart
+from r1lit.models.packing import Packed, keeps_apart
 from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.models.reward_model import load_reward_model, new_reward_model, row_scores
 from r1lit.settings import ConfigError, parse
@@ -46,7 +46,7 @@ def logits(model) -> torch.Tensor:
 
 
 def logprobs(model) -> torch.Tensor:
-    return completion_logprobs(model, IDS, MASK, MASK, 0.8)[0]
+    return completion_logprobs(model, Packed(IDS, MASK), MASK, 0.8)[0]
 
 
 def assert_close(first: torch.Tensor, second: torch.Tensor) -> None:
@@ -101,7 +101,7 @@ def test_log_probs_and_their_gradients_are_those_of_the_models_logits(checkpoint
     model = load(activation_checkpointing=checkpointing).train()
     shift(model)
     got = logprobs(model)
-    lines = (model(input_ids=IDS).logits[:, :-1] / 0.8).log_softmax(-1)
+    lines = (model(input_ids=IDS, use_cache=False).logits[:, :-1] / 0.8).log_softmax(-1)
     expected = lines.gather(-1, IDS[:, 1:, None])[..., 0]
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))

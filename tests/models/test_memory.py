@@ -16,6 +16,7 @@ from r1lit.models import memory
 from r1lit.models.loading import clone_frozen
 from r1lit.models.logprobs import completion_logprobs, target_predictions
 from r1lit.models.memory import compiler_problem, decoder_layers, prepare_layers
+from r1lit.models.packing import Packed
 
 SIZES = {
     "vocab_size": 50,
@@ -48,7 +49,7 @@ def packed(lengths: tuple[int, ...] = (7, 5)) -> tuple[torch.Tensor, torch.Tenso
 
 def gradients(model: nn.Module, ids: torch.Tensor, positions: torch.Tensor | None) -> list[torch.Tensor]:
     model.zero_grad()
-    logprobs, *_ = target_predictions(model, ids, torch.ones_like(ids[:, 1:], dtype=torch.bool), positions)
+    logprobs, *_ = target_predictions(model, Packed(ids, torch.ones_like(ids[:, 1:], dtype=torch.bool), positions))
     (logprobs.float() * 3).mean().backward()
     return [logprobs.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
 
@@ -198,7 +199,15 @@ def test_log_probs_without_gradient_are_those_of_training():
     model = llama()
     ids = packed()[0]
     mask = torch.ones_like(ids[:, 1:], dtype=torch.bool)
-    with_gradient = completion_logprobs(model, ids, mask, mask, 1.0)[0]
+    with_gradient = completion_logprobs(model, Packed(ids, mask), mask, 1.0)[0]
     prepare_layers(model, "full", compiled=False)
     with torch.no_grad():
-        assert torch.equal(completion_logprobs(model, ids, mask, mask, 1.0)[0], with_gradient)
+        assert torch.equal(completion_logprobs(model, Packed(ids, mask), mask, 1.0)[0], with_gradient)
+
+
+def test_a_cache_is_refused_where_a_layer_is_computed_twice():
+    model = llama()
+    prepare_layers(model, "full", compiled=False)
+    model.train()
+    with pytest.raises(ValueError, match="use_cache=False"):
+        model(input_ids=torch.arange(6)[None], use_cache=True)

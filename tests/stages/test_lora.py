@@ -20,6 +20,7 @@ from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.callbacks.recorder import read_metrics
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.models.logprobs import completion_logprobs
+from r1lit.models.packing import Packed
 from r1lit.settings import ConfigError, UserError
 from r1lit.stages.dispatch import STAGES
 from r1lit.stages.run import read
@@ -212,4 +213,4 @@ def test_the_command_trains_adapters(r1lit, tmp_path):
     assert "23,552 of 627,072 parameters are trained (3.8%)" in done.stderr
     model = load_policy(ModelSettings(path=str(run / "model")))[0]
     ids, mask = torch.arange(12)[None], torch.ones(1, 11, dtype=torch.bool)
-    assert completion_logprobs(model, ids, mask, mask, 1.0)[0].isfinite().all()
+    assert completion_logprobs(model, Packed(ids, mask), mask, 1.0)[0].isfinite().all()
