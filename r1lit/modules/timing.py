@@ -9,9 +9,15 @@ from contextlib import contextmanager
 
 import torch
 
+PHASE = "phase: "
+"""What a profiler's name of a phase begins with."""
+
 
 class PhaseTimer:
-    """Adds up seconds by phase; phases do not nest.
+    """Adds up seconds by phase; phases do not nest. A profiler sees them as ranges.
+
+    Attributes:
+        current: the phase that runs now.
 
     >>> timer = PhaseTimer()
     >>> with timer.phase("sample"):
@@ -22,14 +28,17 @@ class PhaseTimer:
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self.current: str | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what runs inside; on CUDA up to the end of the work that it queued."""
-        start = time.perf_counter()
+        start, self.current = time.perf_counter(), name
         try:
-            yield
+            with torch.profiler.record_function(PHASE + name):
+                yield
         finally:
+            self.current = None
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self._seconds[name] += time.perf_counter() - start

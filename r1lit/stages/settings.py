@@ -68,12 +68,17 @@ class TrainerSettings(Settings):
         precision: Lightning's name of an arithmetic; ``auto`` is bf16-mixed on CUDA and 32-true elsewhere.
         checkpoint_every: steps between checkpoints; 0 for none.
         keep_checkpoints: how many of the newest are kept.
+        peak_tflops: what the device can do at best, in 10^12 dense bfloat16 operations a second, which ``perf/mfu`` is
+            measured against; null: what is known of the GPU, and of a CPU nothing.
+        peak_bandwidth_gbs: of its memory, in 10^9 bytes a second, for ``perf/mbu_sample``; null likewise.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
     checkpoint_every: int = Field(50, ge=0)
     keep_checkpoints: int = Field(2, ge=1)
+    peak_tflops: float | None = Field(None, gt=0)
+    peak_bandwidth_gbs: float | None = Field(None, gt=0)
 
 
 class LoggerSettings(Settings):

@@ -12,11 +12,14 @@ import lightning
 from lightning.pytorch.loggers import Logger
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
+from r1lit.callbacks.hardware import Peak, peak_of
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
+from r1lit.callbacks.throughput import Throughput
 from r1lit.data.module import StepDataModule, Stream
 from r1lit.settings import UserError
 from r1lit.stages.loggers import steps_done
+from r1lit.stages.performance import report
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of, precision_of
 from r1lit.stages.summary import Summary
@@ -52,7 +55,9 @@ def train(
     data = StepDataModule(stream, module.total_steps)
     with summary.timed("fit"):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    summary.training(read_metrics(run.directory / "metrics.jsonl"))
+    steps = read_metrics(run.directory / "metrics.jsonl")
+    summary.training(steps)
+    report(steps, peak(run), summary)
 
 
 def build_trainer(
@@ -74,6 +79,7 @@ def build_trainer(
         max_epochs=1,
         logger=loggers,
         callbacks=[
+            Throughput(peak(run)),
             ProgressBar(steps, shown, console=summary.console),
             *measuring,
             Recorder(run.directory),
@@ -84,6 +90,11 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def peak(run: Run) -> Peak:
+    """What the run's device can do at best, as far as that is known."""
+    return peak_of(device_of(run.trainer.accelerator), run.trainer.peak_tflops, run.trainer.peak_bandwidth_gbs)
 
 
 def resume_point(run: Run, summary: Summary) -> str | None:
