@@ -10,7 +10,9 @@ TRL packs in three ways that run on any device; r1lit keeps sequences apart, as 
   bfd       rows of --length tokens, one a pass, as many passes as an update needs
   bfd-flat  the same rows end to end in one pass, as one row (what TRL does with a batch of packed rows)
   wrapped   one long text cut every --length tokens: sequences see one another, and are cut
-The ratio is r1lit over the faster of the first two. The last line is JSON.
+The ratio is r1lit over the faster of the first two. On a CPU that others use too, tokens a second of CPU (of all
+threads) tell more than tokens a second of wall time; with one thread an idle machine gives the former. The last line is
+JSON.
 
     python tools/bench_sft.py [--rounds 5] [--updates 6] [--length 512] [--tokens 4096]
     python tools/bench_sft.py --device cuda --model 1.5b --length 32768 --tokens 131072
@@ -43,6 +45,8 @@ WARM_UP = 2
 APART = ("bfd", "bfd-flat")
 """TRL's ways of packing in which no sequence sees another."""
 
+WAYS = (*APART, "wrapped")
+
 LARGEST_ID = 600
 """Ids are drawn below it: the tiny model's tokenizer has a few more."""
 
@@ -61,23 +65,28 @@ def demonstrations(tokens: int, longest: int, seed: int) -> list[Demonstration]:
 
 
 class Clock:
-    """Tokens and seconds of each update."""
+    """Tokens, seconds and seconds of CPU of each update."""
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.updates: list[tuple[int, float]] = []
-        self._began = time.perf_counter()
+        self.updates: list[tuple[int, float, float]] = []
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
     def update_ended(self, tokens: int) -> None:
         wait(self.device)
-        now = time.perf_counter()
-        self.updates.append((tokens, now - self._began))
-        self._began = now
+        now, cpu = time.perf_counter(), time.process_time()
+        self.updates.append((tokens, now - self._began, cpu - self._cpu_began))
+        self._began, self._cpu_began = now, cpu
 
-    def tokens_per_second(self) -> float:
-        """Over the measured updates."""
-        measured = self.updates[WARM_UP:]
-        return sum(tokens for tokens, _ in measured) / sum(seconds for _, seconds in measured)
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """Tokens a second, and tokens a second of CPU, over the measured updates."""
+        tokens, seconds, cpu = (sum(column) for column in zip(*self.updates[WARM_UP:], strict=True))
+        return tokens / seconds, tokens / cpu
+
+    @property
+    def tokens_per_update(self) -> float:
+        return statistics.fmean(tokens for tokens, *_ in self.updates[WARM_UP:])
 
 
 def run_r1lit(options: argparse.Namespace, rows: list[Demonstration], seed: int) -> Clock:
@@ -170,6 +179,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="longest demonstration, and TRL's row")
     parser.add_argument("--tokens", type=int, default=4096, help="of an update")
     parser.add_argument("--micro-batch-tokens", type=int, default=0, help="of a pass of r1lit; 0: an update's")
+    parser.add_argument("--ways", default=",".join(WAYS), help="of packing that TRL is run with, by comma")
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations")
     options = parser.parse_args()
     if options.checkpointing is None:
@@ -183,34 +193,41 @@ def main() -> None:
     device = device_of(options)
     rows = demonstrations(options.tokens * (WARM_UP + options.updates + 2), options.length, seed=7)
     sides = {"r1lit": partial(run_r1lit, options, rows)}
-    sides |= {f"trl {way}": partial(run_trl, options, rows, way) for way in (*APART, "wrapped")}
-    speeds: dict[str, list[float]] = {name: [] for name in sides}
-    tokens: dict[str, float] = {}
+    sides |= {f"trl {way}": partial(run_trl, options, rows, way) for way in options.ways.split(",")}
+    clocks: dict[str, list[Clock]] = {name: [] for name in sides}
     for number, name, clock in in_turn(sides, options.rounds):
-        speeds[name].append(clock.tokens_per_second())
-        tokens[name] = statistics.fmean(count for count, _ in clock.updates[WARM_UP:])
-        print(f"round {number + 1}/{options.rounds}  {name:13}{speeds[name][-1]:12,.0f} tokens/s", flush=True)
-    report(options, rows, speeds, tokens, machine(device))
+        clocks[name].append(clock)
+        wall, cpu = clock.speeds
+        place = f"round {number + 1}/{options.rounds}"
+        print(f"{place}  {name:13}{wall:10,.0f} tokens/s {cpu:10,.0f} a CPU second", flush=True)
+    report(options, rows, clocks, machine(device))
 
 
-def report(options, rows, speeds: dict[str, list[float]], tokens: dict[str, float], where: dict) -> None:
+def report(options: argparse.Namespace, rows: list[Demonstration], clocks: dict[str, list[Clock]], where: dict) -> None:
     """Medians, then one line of JSON."""
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    walls, cpus = (
+        {name: statistics.median(clock.speeds[kind] for clock in found) for name, found in clocks.items()}
+        for kind in (0, 1)
+    )
+    tokens = {name: statistics.fmean(clock.tokens_per_update for clock in found) for name, found in clocks.items()}
     lengths = [len(row.ids) for row in rows]
-    print(f"\n{'':14}{'tokens/s':>12}{'a update':>10}{'r1lit is':>10}")
-    for name, speed in medians.items():
-        print(f"{name:14}{speed:12,.0f}{tokens[name]:10,.0f}{medians['r1lit'] / speed:10.2f}")
+    print(f"\n{'':14}{'tokens/s':>10}{'r1lit is':>10}{'a CPU second':>14}{'r1lit is':>10}{'tokens/update':>15}")
+    for name in clocks:
+        wall, cpu = walls["r1lit"] / walls[name], cpus["r1lit"] / cpus[name]
+        print(f"{name:14}{walls[name]:10,.0f}{wall:10.2f}{cpus[name]:14,.0f}{cpu:10.2f}{tokens[name]:15,.0f}")
     print(f"demonstrations of {min(lengths)} to {max(lengths)} tokens, {statistics.fmean(lengths):.0f} on average")
     print(f"{precision(torch.device(options.device))}; {where}")
-    best = max(medians[f"trl {way}"] for way in APART)
-    figures = {name: round(speed, 1) for name, speed in medians.items()}
-    ratios = {name: round(medians["r1lit"] / speed, 3) for name, speed in medians.items() if name != "r1lit"}
+
+    def ratio(medians: dict[str, float]) -> float:
+        return round(medians["r1lit"] / max(medians[f"trl {way}"] for way in APART if f"trl {way}" in medians), 3)
+
     print(
         json.dumps(
             {
-                "ratio": round(medians["r1lit"] / best, 3),
-                "tokens_per_second": figures,
-                "ratios": ratios,
+                "ratio": ratio(walls),
+                "ratio_cpu": ratio(cpus),
+                "tokens_per_second": {name: round(speed, 1) for name, speed in walls.items()},
+                "tokens_per_cpu_second": {name: round(speed, 1) for name, speed in cpus.items()},
                 "precision": precision(torch.device(options.device)),
                 "length": options.length,
                 "tokens_per_update": {name: round(count) for name, count in tokens.items()},

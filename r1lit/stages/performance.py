@@ -59,7 +59,8 @@ def table(seconds: Mapping[str, float], figures: Mapping[str, float], peak: Peak
     rows = [
         f"  {name:18}{value:10.1f}{value / whole:8.0%}" for name, value in sorted(phases.items(), key=lambda p: -p[1])
     ]
-    return "\n".join([f"{'where the time went':20}{'seconds':>10}{'share':>8}", *rows, *_machine(figures, peak)])
+    machine = [f"  {line}" for line in machine_lines(figures, peak)]
+    return "\n".join([f"{'where the time went':20}{'seconds':>10}{'share':>8}", *rows, *machine])
 
 
 AROUND = frozenset({"fit", "step", "evaluate", "preflight"})
@@ -72,7 +73,8 @@ MEMORY: Mapping[str, str] = {
 }
 
 
-def _machine(figures: Mapping[str, float], peak: Peak) -> list[str]:
+def machine_lines(figures: Mapping[str, float], peak: Peak) -> list[str]:
+    """Speeds, memory, padding, and shares of what the device can do."""
     speeds = {"tokens/s": "tokens_per_second", "sampled": "sampled_tokens_per_second"}
     speeds |= {"trained": "trained_tokens_per_second"}
     lines = [", ".join(f"{label} {figures[name]:,.0f}" for label, name in speeds.items() if name in figures)]
@@ -87,4 +89,4 @@ def _machine(figures: Mapping[str, float], peak: Peak) -> list[str]:
         lines.append(f"MFU left out: the peak of {peak.device} is not known; set trainer.peak_tflops")
     if "mbu_sample" in figures:
         lines.append(f"memory bandwidth while sampling {figures['mbu_sample']:.1%} of {peak.bandwidth_gbs:g} GB/s")
-    return [f"  {line}" for line in lines]
+    return lines

@@ -25,6 +25,7 @@ from r1lit.stages.settings import (
     EvaluationSettings,
     LoggerSettings,
     PreflightSettings,
+    ProfileSettings,
     TrainerSettings,
 )
 
@@ -37,6 +38,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "trainer": TrainerSettings,
     "logger": LoggerSettings,
     "preflight": PreflightSettings,
+    "profile": ProfileSettings,
     "evaluation": EvaluationSettings,
     "completions": CompletionsSettings,
     "alarms": AlarmSettings,
@@ -78,6 +80,7 @@ class Run:
     trainer: TrainerSettings
     logger: LoggerSettings
     preflight: PreflightSettings
+    profile: ProfileSettings
     evaluation: EvaluationSettings
     completions: CompletionsSettings
     alarms: AlarmSettings
@@ -171,6 +174,7 @@ def _unset(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSettings]) -> list[str]:
     chosen, stage = list(config.get("reward") or {}), config.get("stage", "fit")
+    stage = (config.get("profile") or {}).get("of", "fit") if stage == "profile" else stage
     if not chosen:
         return ["no reward is chosen; set for instance 'reward=[accuracy,format]'"] if stage not in UNJUDGED else []
     problems = []
@@ -205,7 +209,7 @@ def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings])
     stage, resume, data = config.get("stage", "fit"), config.get("resume"), sections.get("data")
     if config.get("dry_run") and stage != "pipeline":
         yield f"dry_run=true prints the plan of a chain, which stage={stage} is not; drop it"
-    if stage in ("evaluate", "preflight", "try_reward") and resume:
+    if stage in ("evaluate", "preflight", "try_reward", "profile") and resume:
         yield f"stage={stage} does not go on from a run; drop resume, and set model.path={resume}/model for its model"
     if stage == "try_reward" and data is not None and data.path is None:
         yield "stage=try_reward judges written cases; set data.path=CASES.jsonl (prompt, completion, expected)"

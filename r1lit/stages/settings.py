@@ -18,6 +18,26 @@ class PreflightSettings(Settings):
     prompts: int = Field(16, ge=1)
 
 
+class ProfileSettings(Settings):
+    """What ``stage=profile`` runs.
+
+    Attributes:
+        of: the stage that is profiled; experiments name theirs.
+        warmup: steps before anything is measured.
+        steps: steps that are timed, without the profiler, which slows down what it looks at.
+        traced: steps under the profiler after these, beside one in which it warms up.
+    """
+
+    of: Literal["fit", "sft", "reward_model"] = "fit"
+    warmup: int = Field(1, ge=0)
+    steps: int = Field(3, ge=1)
+    traced: int = Field(1, ge=1)
+
+    @property
+    def total_steps(self) -> int:
+        return self.warmup + self.steps + 1 + self.traced
+
+
 class EvaluationSettings(Settings):
     """How a model is measured.
 
@@ -109,7 +129,8 @@ class CommandSettings(Settings):
     """What the command does, under which name, from which seed."""
 
     stage: Literal[
-        "fit", "sft", "reward_model", "collect", "reject", "pipeline", "evaluate", "preflight", "try_reward", "export"
+        "fit", "sft", "reward_model", "collect", "reject", "pipeline", "evaluate", "preflight", "try_reward", "export",
+        "profile",
     ] = "fit"
     name: str = "run"
     runs: str = "runs"

@@ -67,8 +67,10 @@ def build_trainer(
     steps: int,
     shown: Mapping[str, tuple[str, str]],
     measuring: Sequence[lightning.Callback],
+    saves: bool = True,
 ) -> lightning.Trainer:
-    """A Lightning trainer of one epoch of ``steps`` steps."""
+    """A Lightning trainer of one epoch of ``steps`` steps, which ``saves`` its state."""
+    saving = [Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints)] if saves else []
     # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
@@ -83,7 +85,7 @@ def build_trainer(
             ProgressBar(steps, shown, console=summary.console),
             *measuring,
             Recorder(run.directory),
-            Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints),
+            *saving,
         ],
         default_root_dir=run.directory,
         enable_checkpointing=False,
