@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.models.loading import ModelSettings, choose_attention, load_policy
+from r1lit.rollout.transformers_sampler import TransformersSampler
 
 Taken = TypeVar("Taken")
 
@@ -64,6 +65,12 @@ def make_model(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTra
         attention = choose_attention(ModelSettings(), config)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     return model, tokenizer
+
+
+def endless(sampler: TransformersSampler) -> TransformersSampler:
+    """The sampler, drawing up to the limit whatever it draws: no token's id is -1."""
+    sampler.stops = (-1,)
+    return sampler
 
 
 def precision(device: torch.device) -> str:
@@ -123,6 +130,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What a figure depends on beside the code: to stand in the report."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
+        "kind": device.type,
         "device": name,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
