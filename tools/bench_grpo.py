@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""A GRPO step of r1lit beside one of TRL's GRPOTrainer: same model, prompts, rewards, group size, lengths, precision.
+r"""A GRPO step of r1lit beside one of TRL's GRPOTrainer: same model, prompts, rewards, group size, lengths, precision.
 
 Both sides sample with transformers in float32, at temperature 1, from the same weights (the learning rate is next to
 0, so that both keep sampling completions of the same lengths), score with the same two reward functions, take the KL
 to a reference and make the same number of updates a rollout. They run in turn, several rounds; a round's first step is
 warm-up. Torch's threads are left at their defaults; run it on an idle machine. The last line is JSON:
-{"ratio": r1lit's median step over TRL's, ...}.
+{"ratio": r1lit's median step over TRL's, ...}. On a GPU the weights are float32 and the arithmetic bf16, on both sides;
+with --fixed-length ends of sequences are ignored and all completions have --max-tokens tokens.
 
     python tools/bench_grpo.py [--rounds 5] [--steps 4] [--prompts 16] [--group 16] [--updates 2] [--max-tokens 64]
+    python tools/bench_grpo.py --device cuda --model 1.5b --fixed-length --max-tokens 2048 --prompts 8 --group 8 \
+        --micro-batch-tokens 32768 --trl-micro-batches 4 --checkpointing --rounds 2 --steps 2         (and --max-tokens 8192)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -28,12 +28,11 @@ import lightning
 import torch
 import transformers
 import trl
+from benching import device_of, endless, fit, in_turn, machine, make_model, precision, silence, wait
 from datasets import Dataset
-from torch.utils.data import DataLoader
 
 from r1lit.data.arithmetic import generate
 from r1lit.data.module import StepBatch
-from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.modules.grpo import GRPO
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.rewards.accuracy import accuracy
@@ -59,14 +58,16 @@ class Phases(dict):
 
 def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool, seed: int) -> list[Phases]:
     """One Lightning fit; a step is a rollout with its updates."""
-    policy, tokenizer = load_policy(ModelSettings(path=options.model))
+    device = torch.device(options.device)
+    policy, tokenizer = model_of(options)
+    sampler = TransformersSampler(policy, tokenizer)
     prompts = []
     for row in rows:
         ids, prefill = encode_prompt(tokenizer, row["prompt"], TEMPLATE)
         prompts.append(Prompt(ids=ids, raw=row["prompt"], columns=row, prefill=prefill))
     module = GRPO(
         policy=policy,
-        sampler=TransformersSampler(policy, tokenizer),
+        sampler=endless(sampler) if options.fixed_length else sampler,
         rewards=pool,
         algorithm=AlgorithmSettings(
             steps=options.steps + 1,
@@ -82,35 +83,34 @@ def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool, s
         sampling=Sampling(max_tokens=options.max_tokens),
         seed=seed,
     )
-    clock = Clock()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        callbacks=[clock],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    clock = Clock(device)
     batches = [
         StepBatch(step, prompts[step * options.prompts : (step + 1) * options.prompts])
         for step in range(options.steps + 1)
     ]
-    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    fit(module, batches, device, [clock])
     return clock.steps[1:]
+
+
+def model_of(options: argparse.Namespace) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """The model of either side."""
+    model, tokenizer = make_model(options.model, torch.device(options.device))
+    if options.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model, tokenizer
 
 
 class Clock(lightning.Callback):
     """Reads the phases that the module timed; what is left of the step's wall time is "other"."""
 
-    def __init__(self) -> None:
-        self.steps: list[Phases] = []
-        self.lengths: list[float] = []
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.steps = device, []
 
     def on_train_batch_start(self, *_) -> None:
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, *_) -> None:
+        wait(self.device)
         total = time.perf_counter() - self.began
         phases = Phases({name: module.metrics.get(f"time/{name}", 0.0) for name in PHASES})
         phases["other"] += total - phases.step
@@ -125,7 +125,8 @@ def run_trl(options: argparse.Namespace, rows: list[dict], seed: int) -> list[Ph
     """One TRL run; a step is a generation with its updates, which TRL counts as that many steps."""
     rows_per_update = options.prompts * options.group // options.updates
     with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer = load_policy(ModelSettings(path=options.model))
+        device = torch.device(options.device)
+        model, tokenizer = model_of(options)
         config = trl.GRPOConfig(
             output_dir=folder,
             per_device_train_batch_size=rows_per_update // options.trl_micro_batches,
@@ -142,15 +143,17 @@ def run_trl(options: argparse.Namespace, rows: list[dict], seed: int) -> list[Ph
             temperature=1.0,
             top_p=1.0,
             top_k=0,
-            bf16=False,
-            use_cpu=True,
+            bf16=precision(device) == "bf16-mixed",
+            use_cpu=device.type == "cpu",
             report_to="none",
             save_strategy="no",
             logging_steps=options.updates,
             disable_tqdm=True,
             shuffle_dataset=False,
             seed=seed,
-            gradient_checkpointing=False,
+            gradient_checkpointing=options.checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            generation_kwargs={"min_new_tokens": options.max_tokens} if options.fixed_length else None,
         )
         data = Dataset.from_list([{**row, "prompt": render(TEMPLATE, row["prompt"])} for row in rows])
         trainer = trl.GRPOTrainer(
@@ -161,7 +164,7 @@ def run_trl(options: argparse.Namespace, rows: list[dict], seed: int) -> list[Ph
             train_dataset=data,
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        stopwatch = Stopwatch(trainer, options.updates * config.gradient_accumulation_steps)
+        stopwatch = Stopwatch(trainer, device, options.updates * config.gradient_accumulation_steps)
         trainer.train()
         LENGTHS["trl"] += [log["completions/mean_length"] for log in trainer.state.log_history if "reward" in log]
     return stopwatch.steps[1:]
@@ -180,8 +183,8 @@ def format_for_trl(completions, **_) -> list[float]:
 class Stopwatch:
     """Wraps the methods of TRL's trainer that make up its phases."""
 
-    def __init__(self, trainer: trl.GRPOTrainer, calls_per_step: int):
-        self.steps: list[Phases] = []
+    def __init__(self, trainer: trl.GRPOTrainer, device: torch.device, calls_per_step: int):
+        self.device, self.steps = device, []
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._calls, self._calls_per_step, self._began = 0, calls_per_step, 0.0
         for name in ("_generate", "_calculate_rewards", "_generate_and_score_completions"):
@@ -194,6 +197,7 @@ class Stopwatch:
         try:
             return method(*args, **kwargs)
         finally:
+            wait(self.device)
             self._seconds[name] += time.perf_counter() - began
 
     def _training_step(self, method: Callable, *args, **kwargs):
@@ -205,6 +209,7 @@ class Stopwatch:
     def end_of_update(self) -> None:
         if self._calls % self._calls_per_step:
             return
+        wait(self.device)
         total, seconds = time.perf_counter() - self._began, self._seconds
         whole = seconds["_generate_and_score_completions"]
         phases = Phases(
@@ -241,17 +246,17 @@ def parse() -> argparse.Namespace:
         ("trl-micro-batches", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--model", default="tiny", help="a model folder; the embedded tiny model by default")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--model", default="tiny", help="a model folder, or the shape 1.5b; the embedded tiny model")
+    parser.add_argument("--fixed-length", action="store_true", help="ignore ends of sequences")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
-    warnings.filterwarnings("ignore")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    transformers.utils.logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "transformers", "trl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence()
+    device = device_of(options)
     rows = list(generate(options.prompts * (options.steps + 1), seed=7))
     rewards = {
         "accuracy": RewardSettings(_target_="r1lit.rewards.accuracy.accuracy", rowwise=True),
@@ -260,16 +265,14 @@ def main() -> None:
     taken: dict[str, list[Phases]] = {"r1lit": [], "trl": []}
     with RewardPool(rewards) as pool:
         sides = {"r1lit": partial(run_r1lit, options, rows, pool), "trl": partial(run_trl, options, rows)}
-        for number in range(options.rounds):
-            for name, side in sides.items():
-                steps = side(seed=number)
-                taken[name] += steps
-                median = statistics.median(step.step for step in steps)
-                print(f"round {number + 1}/{options.rounds}  {name:5}  {median:.3f} s a step", flush=True)
-    report(taken)
+        for number, name, steps in in_turn(sides, options.rounds):
+            taken[name] += steps
+            median = statistics.median(step.step for step in steps)
+            print(f"round {number + 1}/{options.rounds}  {name:5}  {median:.3f} s a step", flush=True)
+    report(taken, machine(device))
 
 
-def report(taken: dict[str, list[Phases]]) -> None:
+def report(taken: dict[str, list[Phases]], where: dict) -> None:
     """Medians by phase, then one line of JSON."""
     medians = {
         name: {phase: statistics.median(step[phase] for step in steps) for phase in PHASES}
@@ -282,10 +285,11 @@ def report(taken: dict[str, list[Phases]]) -> None:
         share = f"{ours / theirs:10.2f}" if theirs > 1e-4 else f"{'':10}"
         print(f"{phase:10}{ours:10.3f}{theirs:10.3f}{share}")
     lengths = {name: round(statistics.fmean(values), 1) for name, values in LENGTHS.items()}
-    print(f"mean completion length in tokens: {lengths}; threads: {torch.get_num_threads()}")
+    print(f"mean completion length in tokens: {lengths}; {where}")
     ratio = medians["r1lit"]["step"] / medians["trl"]["step"]
     figures = {name: {k: round(v, 4) for k, v in phases.items()} for name, phases in medians.items()}
-    print(json.dumps({"ratio": round(ratio, 3), **figures, "mean_length": lengths, "trl_version": trl.__version__}))
+    about = {"mean_length": lengths, "trl_version": trl.__version__, **where}
+    print(json.dumps({"ratio": round(ratio, 3), **figures, **about}))
 
 
 if __name__ == "__main__":

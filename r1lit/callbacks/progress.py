@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class ProgressBar(Callback):
-    """The metrics that matter and the time left; also times the step as a whole.
+    """The metrics that matter and the time left.
 
     Args:
         steps: length of the run.
@@ -31,7 +31,7 @@ class ProgressBar(Callback):
         self._recent: deque[dict[str, float]] = deque(maxlen=10)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._began = self._step_began = 0.0
+        self._began = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._began, self._first = time.perf_counter(), trainer.datamodule.start_step
@@ -48,15 +48,9 @@ class ProgressBar(Callback):
             self._task = self._bar.add_task("training", total=self.steps, completed=self._first, figures="")
             self._bar.start()
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._step_began = time.perf_counter()
-
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        seconds = time.perf_counter() - self._step_began
-        rate = module.metrics["num_tokens"] / seconds
-        module.metrics |= {"time/step": seconds, "perf/tokens_per_second": rate}
         self._recent.append(module.metrics)
         done = batch.step + 1
         if self._bar is not None:

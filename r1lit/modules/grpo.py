@@ -14,8 +14,8 @@ from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.packing import Packed, Packing, micro_batches
 from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.modules.ahead import Ahead
-from r1lit.modules.compute import training_flops
-from r1lit.modules.experience import Experience, concatenate, row_lengths, take, trajectories
+from r1lit.modules.compute import Cost, Work, step_work
+from r1lit.modules.experience import Experience, concatenate, take, trajectories
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
@@ -77,6 +77,7 @@ class GRPO(lightning.LightningModule):
         self.ahead = Ahead(self.sample, sampler, policy, staleness, prompts_at, algorithm.steps, self.timer)
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
+        self.work: dict[str, Work] = {}
         self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm")
 
     def on_train_start(self) -> None:
@@ -123,7 +124,9 @@ class GRPO(lightning.LightningModule):
             if self.reference is not None and self._refresh_due(step):
                 refresh(self.reference, self.policy)
             self.ahead.follow()
-            metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
+            self.work = self.count_work()
+            flops = sum(work.flops for work in self.work.values())
+            metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": flops}
         self.metrics = metrics | self.timer.pop()
 
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
@@ -233,17 +236,15 @@ class GRPO(lightning.LightningModule):
         """bool [B], True where the group's completions did not all get the same reward."""
         return has_variance(scored.columns, scored.weights, scored.rollout.group_size)
 
-    def flops(self) -> float:
-        """What the step cost: every row is sampled; trained ones also go through reference, old policy and update."""
-        experience = self.experience
-        lengths = row_lengths(experience.scored.rollout)
-        trained = int(lengths[experience.rows].sum())
+    def count_work(self) -> dict[str, Work]:
+        """What the step asked of the model, by phase."""
+        experience, device = self.experience, self.device.type
         annotated = (experience.ref_logprobs is not None) + (
             experience.old_logprobs is not None
             and experience.old_logprobs is not experience.scored.rollout.logprobs
         )
-        passes = trained * self.algorithm.epochs
-        return training_flops(self.policy, int(lengths.sum()) + trained * annotated + passes, passes)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.policy.dtype
+        return step_work(Cost.of(self.policy), experience, annotated, self.algorithm.epochs, dtype.itemsize)
 
     @property
     def total_steps(self) -> int:

@@ -13,7 +13,7 @@ from r1lit.data.module import StepBatch
 from r1lit.data.preferences import Judgement
 from r1lit.functional import Metrics, pairwise_correct, pairwise_loss, pointwise_correct, pointwise_loss
 from r1lit.models.reward_model import row_scores
-from r1lit.modules.compute import training_flops
+from r1lit.modules.compute import Work, training_work
 from r1lit.modules.metrics import Means
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import OptimizerSettings, RewardModelSettings
@@ -39,6 +39,7 @@ class RewardModel(lightning.LightningModule):
         self.updates = Updates(settings.max_grad_norm, settings.max_skipped_updates, "reward_model")
         self.timer = PhaseTimer()
         self.metrics: dict[str, float] = {}
+        self.work: dict[str, Work] = {}
 
     def on_train_start(self) -> None:
         # transformers loads models in evaluation mode, in which they would not checkpoint their activations.
@@ -54,14 +55,15 @@ class RewardModel(lightning.LightningModule):
         with self.timer.phase("update"):
             self.updates.take(self, self.reward_model, self.losses(judgements, scores), means)
         given = torch.cat(scores)
-        tokens = sum(len(row) for judgement in judgements for row in judgement.rows)
+        lengths = [len(row) for judgement in judgements for row in judgement.rows]
+        self.work = training_work(self.reward_model, lengths, targets=0)
         self.metrics = {
             "mean_reward": given.mean().item(),
             "min_reward": given.min().item(),
             "max_reward": given.max().item(),
-            "num_tokens": float(tokens),
+            "num_tokens": float(sum(lengths)),
             "updates_skipped": float(self.updates.skipped),
-            "perf/flops": training_flops(self.reward_model, tokens, tokens),
+            "perf/flops": self.work["update"].flops,
             **means.read(),
             **self.timer.pop(),
         }

@@ -16,7 +16,7 @@ from r1lit.data.module import StepBatch
 from r1lit.functional import Metrics, supervised_loss
 from r1lit.models.logprobs import target_predictions
 from r1lit.models.packing import Packed, Packing, micro_batches
-from r1lit.modules.compute import training_flops
+from r1lit.modules.compute import Work, training_work
 from r1lit.modules.metrics import Means
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import OptimizerSettings, SFTSettings
@@ -53,6 +53,7 @@ class SFT(lightning.LightningModule):
         self.updates = Updates(settings.max_grad_norm, settings.max_skipped_updates, "sft")
         self.timer = PhaseTimer()
         self.metrics: dict[str, float] = {}
+        self.work: dict[str, Work] = {}
 
     def on_train_start(self) -> None:
         # transformers loads models in evaluation mode, in which they would not checkpoint their activations.
@@ -71,12 +72,13 @@ class SFT(lightning.LightningModule):
         self.updates.reset()
         with self.timer.phase("update"):
             self.updates.take(self, self.policy, self.losses(demonstrations), means)
-        tokens = sum(len(demonstration.ids) for demonstration in demonstrations)
+        lengths = [len(demonstration.ids) for demonstration in demonstrations]
+        self.work = training_work(self.policy, lengths, trained_tokens(demonstrations))
         self.metrics = {
-            "num_tokens": float(tokens),
+            "num_tokens": float(sum(lengths)),
             "epoch": (step + 1) * self.settings.batch_size / self.rows,
             "updates_skipped": float(self.updates.skipped),
-            "perf/flops": training_flops(self.policy, tokens, tokens),
+            "perf/flops": self.work["update"].flops,
             **means.read(),
             **self.timer.pop(),
         }

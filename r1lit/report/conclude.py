@@ -15,6 +15,8 @@ LEFT_BEHIND = {
     "model": "the model, for transformers, vLLM and any other Hugging Face tool",
     "summary.json": "the figures above, and more",
     "metrics.jsonl": "one object a step",
+    "profile.md": "the page above",
+    "trace.json.gz": "the traced steps, for ui.perfetto.dev or chrome://tracing",
     "progress.png": "accuracy and length against steps",
     "completions": "what the policy wrote, with every reward's column (Parquet)",
     "samples.jsonl": "every sample",

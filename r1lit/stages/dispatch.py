@@ -20,6 +20,7 @@ from r1lit.stages.measure import measure
 from r1lit.stages.pipeline import pipeline, show_plan
 from r1lit.stages.plan import Compose
 from r1lit.stages.preflight import preflight, require_signal
+from r1lit.stages.profile import profile
 from r1lit.stages.reject import reject
 from r1lit.stages.reward_model import train_reward_model
 from r1lit.stages.run import RESUMABLE, Run
@@ -103,6 +104,7 @@ STAGES: Mapping[str, Stage] = {
     "reward_model": _recorded(train_reward_model),
     "evaluate": _recorded(_evaluate),
     "preflight": _recorded(_preflight),
+    "profile": _recorded(profile),
     "try_reward": _recorded(try_reward),
     "collect": _recorded(collect),
     "reject": _recorded(reject),

@@ -98,6 +98,7 @@ def _shown(metric: str) -> dict[str, tuple[str, str]]:
         metric: (f"rewards/{metric}/mean", ".2f"),
         "length": ("completions/mean_length", ".1f"),
         "tok/s": ("perf/tokens_per_second", ",.0f"),
+        "MFU": ("perf/mfu", ".0%"),
     }
 
 

@@ -29,6 +29,7 @@ SHOWN = {
     "accuracy": ("accuracy", ".2f"),
     "reward": ("mean_reward", ".2f"),
     "tok/s": ("perf/tokens_per_second", ",.0f"),
+    "MFU": ("perf/mfu", ".0%"),
 }
 
 

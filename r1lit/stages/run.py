@@ -29,6 +29,7 @@ from r1lit.stages.settings import (
     EvaluationSettings,
     LoggerSettings,
     PreflightSettings,
+    ProfileSettings,
     TrainerSettings,
 )
 
@@ -41,6 +42,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "trainer": TrainerSettings,
     "logger": LoggerSettings,
     "preflight": PreflightSettings,
+    "profile": ProfileSettings,
     "evaluation": EvaluationSettings,
     "completions": CompletionsSettings,
     "alarms": AlarmSettings,
@@ -85,6 +87,7 @@ class Run:
     trainer: TrainerSettings
     logger: LoggerSettings
     preflight: PreflightSettings
+    profile: ProfileSettings
     evaluation: EvaluationSettings
     completions: CompletionsSettings
     alarms: AlarmSettings
@@ -179,6 +182,7 @@ def _unset(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSettings]) -> list[str]:
     chosen, stage = list(config.get("reward") or {}), config.get("stage", "fit")
+    stage = (config.get("profile") or {}).get("of", "fit") if stage == "profile" else stage
     if not chosen:
         return ["no reward is chosen; set for instance 'reward=[accuracy,format]'"] if stage not in UNJUDGED else []
     problems = []
@@ -229,7 +233,7 @@ def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings])
     stage, resume, data = config.get("stage", "fit"), config.get("resume"), sections.get("data")
     if config.get("dry_run") and stage != "pipeline":
         yield f"dry_run=true prints the plan of a chain, which stage={stage} is not; drop it"
-    if stage in ("evaluate", "preflight", "try_reward") and resume:
+    if stage in ("evaluate", "preflight", "try_reward", "profile") and resume:
         yield f"stage={stage} does not go on from a run; drop resume, and set model.path={resume}/model for its model"
     model = sections.get("model")
     if stage == "reward_model" and model is not None and (problem := alone_problem(model.lora)):

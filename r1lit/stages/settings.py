@@ -18,6 +18,26 @@ class PreflightSettings(Settings):
     prompts: int = Field(16, ge=1)
 
 
+class ProfileSettings(Settings):
+    """What ``stage=profile`` runs.
+
+    Attributes:
+        of: the stage that is profiled; experiments name theirs.
+        warmup: steps before anything is measured.
+        steps: steps that are timed, without the profiler, which slows down what it looks at.
+        traced: steps under the profiler after these, beside one in which it warms up.
+    """
+
+    of: Literal["fit", "sft", "reward_model"] = "fit"
+    warmup: int = Field(1, ge=0)
+    steps: int = Field(3, ge=1)
+    traced: int = Field(1, ge=1)
+
+    @property
+    def total_steps(self) -> int:
+        return self.warmup + self.steps + 1 + self.traced
+
+
 class EvaluationSettings(Settings):
     """How a model is measured.
 
@@ -68,12 +88,17 @@ class TrainerSettings(Settings):
         precision: Lightning's name of an arithmetic; ``auto`` is bf16-mixed on CUDA and 32-true elsewhere.
         checkpoint_every: steps between checkpoints; 0 for none.
         keep_checkpoints: how many of the newest are kept.
+        peak_tflops: what the device can do at best, in 10^12 dense bfloat16 operations a second, which ``perf/mfu`` is
+            measured against; null: what is known of the GPU, and of a CPU nothing.
+        peak_bandwidth_gbs: of its memory, in 10^9 bytes a second, for ``perf/mbu_sample``; null likewise.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
     checkpoint_every: int = Field(50, ge=0)
     keep_checkpoints: int = Field(2, ge=1)
+    peak_tflops: float | None = Field(None, gt=0)
+    peak_bandwidth_gbs: float | None = Field(None, gt=0)
 
 
 class LoggerSettings(Settings):
@@ -104,7 +129,8 @@ class CommandSettings(Settings):
     """What the command does, under which name, from which seed."""
 
     stage: Literal[
-        "fit", "sft", "reward_model", "collect", "reject", "pipeline", "evaluate", "preflight", "try_reward", "export"
+        "fit", "sft", "reward_model", "collect", "reject", "pipeline", "evaluate", "preflight", "try_reward", "export",
+        "profile",
     ] = "fit"
     name: str = "run"
     runs: str = "runs"

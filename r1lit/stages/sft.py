@@ -29,6 +29,7 @@ SHOWN = {
     "accuracy": ("mean_token_accuracy", ".2f"),
     "epoch": ("epoch", ".2f"),
     "tok/s": ("perf/tokens_per_second", ",.0f"),
+    "MFU": ("perf/mfu", ".0%"),
 }
 
 

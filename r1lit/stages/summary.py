@@ -24,7 +24,7 @@ from r1lit.stages.preflight import Preflight
 
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "math-verify", "reasoning-gym")
 
-OF_AN_END = ("after", "steps", "tokens", "flops", "updates_skipped")
+OF_AN_END = ("after", "steps", "tokens", "flops", "performance", "updates_skipped")
 """Figures that hold for the end of a training alone."""
 
 

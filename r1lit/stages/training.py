@@ -14,12 +14,15 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
+from r1lit.callbacks.hardware import Peak, peak_of
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
+from r1lit.callbacks.throughput import Throughput
 from r1lit.data.module import StepDataModule, Stream
 from r1lit.modules.low_bit import allow_low_bit_states
 from r1lit.settings import UserError
 from r1lit.stages.loggers import steps_done
+from r1lit.stages.performance import report
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of, precision_of
 from r1lit.stages.summary import Summary
@@ -62,7 +65,9 @@ def train(
         allow_low_bit_states()
     with summary.timed("fit"):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    summary.training(read_metrics(run.directory / "metrics.jsonl"))
+    steps = read_metrics(run.directory / "metrics.jsonl")
+    summary.training(steps)
+    report(steps, peak(run), summary)
 
 
 def build_trainer(
@@ -72,8 +77,10 @@ def build_trainer(
     steps: int,
     shown: Mapping[str, tuple[str, str]],
     measuring: Sequence[lightning.Callback],
+    saves: bool = True,
 ) -> lightning.Trainer:
-    """A Lightning trainer of one epoch of ``steps`` steps."""
+    """A Lightning trainer of one epoch of ``steps`` steps, which ``saves`` its state."""
+    saving = [Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints)] if saves else []
     # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
@@ -84,16 +91,22 @@ def build_trainer(
         max_epochs=1,
         logger=loggers,
         callbacks=[
+            Throughput(peak(run)),
             ProgressBar(steps, shown, console=summary.console),
             *measuring,
             Recorder(run.directory),
-            Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints),
+            *saving,
         ],
         default_root_dir=run.directory,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def peak(run: Run) -> Peak:
+    """What the run's device can do at best, as far as that is known."""
+    return peak_of(device_of(run.trainer.accelerator), run.trainer.peak_tflops, run.trainer.peak_bandwidth_gbs)
 
 
 def resume_point(run: Run, summary: Summary) -> str | None:
