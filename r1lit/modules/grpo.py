@@ -15,6 +15,7 @@ from r1lit.models.logprobs import completion_logprobs
 from r1lit.modules.compute import training_flops
 from r1lit.modules.experience import Experience, collate, concatenate, row_lengths, split
 from r1lit.modules.metrics import Means, rollout_metrics
+from r1lit.modules.mismatch import Mismatch
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
@@ -64,6 +65,7 @@ class GRPO(lightning.LightningModule):
         self.reference = clone_frozen(policy) if algorithm.kl_coef > 0 else None
         self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
+        self.mismatch = Mismatch(algorithm, sampler)
         self.timer = PhaseTimer()
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
@@ -74,6 +76,8 @@ class GRPO(lightning.LightningModule):
         self.policy.train()
         # A resumed run goes by the settings it is given, not by those its checkpoint was saved under.
         apply_settings(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer)
+        # A checkpoint's weights have reached the policy, and no engine yet.
+        self.sampler.load_weights(self.policy)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Let a run resume with a KL that it did not have before, from the initial model, or without the one it had."""
@@ -105,7 +109,8 @@ class GRPO(lightning.LightningModule):
             if self.reference is not None and self._refresh_due(step):
                 copy_weights(self.policy, self.reference)
             self.sampler.load_weights(self.policy)
-            metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
+            metrics |= means.read() | self.mismatch.read()
+            metrics |= {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
         self.metrics = metrics | self.timer.pop()
 
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
@@ -152,7 +157,8 @@ class GRPO(lightning.LightningModule):
         with self.timer.phase("logprobs"):
             old = None if self.algorithm.on_policy else self.sampling_logprobs(rollout, rows)
             ref = None if self.reference is None else self.logprobs_under(self.reference, rollout, rows)
-        return Experience(scored, rows, advantages.to(self.device), trained, old, ref)
+        drawn = rollout.logprobs if self.mismatch.wanted else None
+        return Experience(scored, rows, advantages.to(self.device), trained, old, ref, drawn)
 
     def sampling_logprobs(self, rollout: Rollout, rows: Tensor) -> Tensor:
         """float32 [N, T] of the policy that sampled: the sampler's own where nothing was cut off the distribution, and
@@ -186,14 +192,17 @@ class GRPO(lightning.LightningModule):
         logprobs, entropy = completion_logprobs(
             self.policy, part.input_ids, part.target_mask, part.completion_mask, temperature=self.temperature
         )
+        trained = part.weights > 0
+        old = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         loss, sums = policy_loss(
             logprobs,
             part.old_logprobs,
             part.ref_logprobs,
             part.advantages,
             part.weights,
-            part.weights > 0,
+            trained,
             self.algorithm.objective,
+            self.mismatch.correction(old, part.sampling_logprobs, trained),
         )
         return loss, sums | {"entropy": (entropy.sum(), part.completion_mask.sum())}
 

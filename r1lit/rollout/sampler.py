@@ -19,9 +19,11 @@ class Sampler(Protocol):
     Attributes:
         exact_logprobs: True where the log-probs it returns are the trainer's own, computed by the same code from the
             same weights, so that no second forward pass is needed for the old policy's.
+        description: what samples where, for the run's output.
     """
 
     exact_logprobs: bool
+    description: str
 
     def generate(
         self,

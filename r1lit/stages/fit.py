@@ -25,7 +25,8 @@ def fit(run: Run, summary: Summary) -> None:
     with workbench(run) as bench, logged(loggers, summary):
         summary.show_prompts(bench.prompts)
         begin(summary, checkpoint, run.algorithm.steps)
-        summary.add(metric=run.evaluation.metric)
+        summary.add(metric=run.evaluation.metric, sampler=bench.sampler.description)
+        summary.say(f"sampling: {bench.sampler.description}")
         if run.preflight.enabled and checkpoint is None:
             with summary.timed("preflight"):
                 found = preflight(run, bench)
