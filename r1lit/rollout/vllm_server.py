@@ -169,8 +169,8 @@ class RemoteEngine:
         except HTTPError as error:
             with error:
                 said = " ".join(error.read().decode(errors="replace").split())[:SHOWN]
-            if error.code == 404:
-                raise ServerError(f"{url} has no {path}, so it is no server of r1lit's; {START}") from error
+            if error.code in (403, 404):
+                raise ServerError(f"{url} does not offer {path}, so it is no server of r1lit's; {START}") from error
             raise ServerError(f"{url}{path} answered {error.code}: {said}; {self._remedy}") from error
         except TimeoutError as error:
             raise ServerError(
