@@ -115,10 +115,12 @@ class RemoteEngine:
         return channel
 
     def _ask(self, ask: Ask) -> list[Said]:
+        # vLLM gives one greedy completion a request, and all of a prompt's are the same.
+        size = ask.size if ask.sampling.temperature > 0 else 1
         body = {
             "token_ids": list(ask.ids),
             "sampling_params": {
-                "n": ask.size,
+                "n": size,
                 "seed": ask.seed,
                 "temperature": ask.sampling.temperature,
                 "top_p": ask.sampling.top_p,
@@ -130,13 +132,13 @@ class RemoteEngine:
             },
         }
         choices = sorted(self._post("/inference/v1/generate", body)["choices"], key=lambda choice: choice["index"])
-        if len(choices) != ask.size or any(choice["finish_reason"] not in ("stop", "length") for choice in choices):
+        if len(choices) != size or any(choice["finish_reason"] not in ("stop", "length") for choice in choices):
             reasons = sorted({str(choice["finish_reason"]) for choice in choices})
             raise ServerError(
-                f"{self._settings.url} ended {len(choices)} of {ask.size} completions of a prompt "
+                f"{self._settings.url} ended {len(choices)} of {size} completions of a prompt "
                 f"({', '.join(reasons)}); {self._remedy}"
             )
-        return [_said(choice) for choice in choices]
+        return [_said(choice) for choice in choices] * (ask.size // size)
 
     def _give_up(self, threads: ThreadPoolExecutor) -> None:
         threads.shutdown(wait=False, cancel_futures=True)
