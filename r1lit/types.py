@@ -165,6 +165,7 @@ class Minibatch:
         weights: float32 [n, T], each token's share of the loss; the loss is ``(weights * per_token_loss).sum()``.
         old_logprobs: float32 [n, T] under the policy that sampled, or None where the update is on-policy.
         ref_logprobs: float32 [n, T] under the reference, or None without KL.
+        sampling_logprobs: float32 [n, T] as the sampler gave them, or None where nothing asks for them.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -173,3 +174,4 @@ class Minibatch:
     weights: Tensor
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    sampling_logprobs: Tensor | None = None

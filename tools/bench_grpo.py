@@ -10,7 +10,7 @@ with --fixed-length ends of sequences are ignored and all completions have --max
 
     python tools/bench_grpo.py [--rounds 5] [--steps 4] [--prompts 16] [--group 16] [--updates 2] [--max-tokens 64]
     python tools/bench_grpo.py --device cuda --model 1.5b --fixed-length --max-tokens 2048 --prompts 8 --group 8 \
-        --micro-batch-tokens 32768 --trl-micro-batches 4 --checkpointing --rounds 2 --steps 2         (and --max-tokens 8192)
+        --micro-batch-tokens 32768 --trl-micro-batches 4 --checkpointing --rounds 2 --steps 2   (and --max-tokens 8192)
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from r1lit.functional.preference_loss import (
     pointwise_correct,
     pointwise_loss,
 )
+from r1lit.functional.sampling_correction import sampling_difference, sampling_ratio
 from r1lit.functional.supervised_loss import supervised_loss
 from r1lit.functional.token_loss import token_weights
 
@@ -53,6 +54,8 @@ __all__ = [
     "pointwise_correct",
     "pointwise_loss",
     "policy_loss",
+    "sampling_difference",
+    "sampling_ratio",
     "sapo",
     "seeds_interval",
     "supervised_loss",

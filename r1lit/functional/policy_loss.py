@@ -140,8 +140,11 @@ def policy_loss(
     weights: Tensor,
     mask: Tensor,
     objective: Objective,
+    correction: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """The loss of some rows of an update: ``sum(weights * (kl_coef * KL - surrogate))`` (2402.03300, eq. 3).
+
+    A ``correction`` [n, T] or [n, 1], `sampling_ratio`, multiplies the surrogate and leaves the KL as it is.
 
     Shapes: logprobs, old_logprobs, ref_logprobs, weights [n, T], advantages [n], mask bool [n, T], True = trained ->
     a scalar. Without old_logprobs the rows are on-policy; without ref_logprobs, or with a kl_coef of 0, there is no KL.
@@ -155,7 +158,7 @@ def policy_loss(
     advantages = advantages.unsqueeze(-1)
     ratio = importance_ratio(logprobs, old, mask, objective.ratio_level)
     surrogate, measured = _SURROGATES[objective.surrogate](ratio, logprobs, advantages, objective)
-    per_token = -surrogate
+    per_token = -surrogate if correction is None else -surrogate * correction
     if ref_logprobs is not None and objective.kl_coef:
         kl = kl_estimate(logprobs, ref_logprobs.masked_fill(~mask, 0.0), objective.kl_estimator)
         kl = kl * ratio if objective.kl_corrected else kl

@@ -185,9 +185,11 @@ def save_merged(model: PreTrainedModel, folder: str | os.PathLike) -> None:
 
 
 @torch.no_grad()
-def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Every weight by the name that the plain architecture gives it, the adapters' part added, one after the other."""
-    for name in _bare(model).state_dict():
+def merged_weights(model: PreTrainedModel, tied: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """Every weight by the name that the plain architecture gives it, the adapters' part added, one after the other;
+    one that is tied to another too, or under one of its names alone."""
+    bare = _bare(model)
+    for name in bare.state_dict() if tied else dict(bare.named_parameters()):
         place, _, kind = name.rpartition(".")
         layer = model.get_submodule(place)
         base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer

@@ -24,6 +24,7 @@ class Experience:
         trained: bool [N, T], True = a token that the loss counts.
         old_logprobs: float32 [N, T] under the sampling policy, or None where the update is on-policy.
         ref_logprobs: float32 [N, T] under the reference, or None without KL.
+        sampling_logprobs: float32 [N, T] as the sampler gave them, or None where nothing asks for them.
     """
 
     scored: Scored
@@ -32,6 +33,7 @@ class Experience:
     trained: Tensor
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    sampling_logprobs: Tensor | None = None
 
     def minibatches(
         self, parts: int, epochs: int, aggregation: str, constant: int, generator: torch.Generator
@@ -58,6 +60,7 @@ class Experience:
             weights=token_weights(columns(self.trained), aggregation, constant),
             old_logprobs=columns(self.old_logprobs),
             ref_logprobs=columns(self.ref_logprobs),
+            sampling_logprobs=columns(self.sampling_logprobs),
         )
 
 

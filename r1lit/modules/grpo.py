@@ -17,6 +17,7 @@ from r1lit.modules.ahead import Ahead
 from r1lit.modules.compute import Cost, Work, step_work
 from r1lit.modules.experience import Experience, concatenate, take, trajectories
 from r1lit.modules.metrics import Means, rollout_metrics
+from r1lit.modules.mismatch import Mismatch
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
@@ -75,6 +76,7 @@ class GRPO(lightning.LightningModule):
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
         self.packing, self.timer = packing, PhaseTimer()
         self.ahead = Ahead(self.sample, sampler, policy, staleness, prompts_at, algorithm.steps, self.timer)
+        self.mismatch = Mismatch(algorithm, sampler, staleness)
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
         self.work: dict[str, Work] = {}
@@ -85,6 +87,8 @@ class GRPO(lightning.LightningModule):
         self.policy.train()
         # A resumed run goes by the settings it is given, not by those its checkpoint was saved under.
         apply_settings(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer)
+        # A checkpoint's weights have reached the policy, and no engine yet.
+        self.sampler.load_weights(self.policy)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep the rollouts that wait for their steps, which older weights drew."""
@@ -126,7 +130,8 @@ class GRPO(lightning.LightningModule):
             self.ahead.follow()
             self.work = self.count_work()
             flops = sum(work.flops for work in self.work.values())
-            metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": flops}
+            metrics |= means.read() | self.mismatch.read()
+            metrics |= {"updates_skipped": float(self.updates.skipped), "perf/flops": flops}
         self.metrics = metrics | self.timer.pop()
 
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
@@ -183,13 +188,14 @@ class GRPO(lightning.LightningModule):
             old = None if self.algorithm.on_policy else self.sampling_logprobs(rollout, rows)
             with reference_model(self.reference, self.policy) as model:
                 ref = None if model is None else self.logprobs_under(model, rollout, rows)
-        return Experience(scored, rows, advantages.to(self.device), trained, old, ref)
+        drawn = rollout.logprobs if self.mismatch.wanted else None
+        return Experience(scored, rows, advantages.to(self.device), trained, old, ref, drawn)
 
     def sampling_logprobs(self, rollout: Rollout, rows: Tensor) -> Tensor:
         """float32 [N, T] of the policy that sampled: the sampler's own where nothing was cut off the distribution, and
         where decoding rounds as training does, which takes float32."""
         rounds_alike = self.policy.dtype == torch.float32 and not torch.is_autocast_enabled(self.device.type)
-        if self.sampler.exact_logprobs and rollout.sampling.full_support and rounds_alike:
+        if self.mismatch.exact and rollout.sampling.full_support and rounds_alike:
             return rollout.logprobs
         return self.logprobs_under(self.policy, rollout, rows)
 
@@ -221,14 +227,17 @@ class GRPO(lightning.LightningModule):
         logprobs, entropy = completion_logprobs(
             self.policy, packed, part.completion_mask, temperature=self.temperature
         )
+        trained = part.weights > 0
+        old = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         loss, sums = policy_loss(
             logprobs,
             part.old_logprobs,
             part.ref_logprobs,
             part.advantages,
             part.weights,
-            part.weights > 0,
+            trained,
             self.algorithm.objective,
+            self.mismatch.correction(old, part.sampling_logprobs, trained),
         )
         return loss, sums | {"entropy": (entropy.sum(), part.completion_mask.sum())}
 

@@ -39,6 +39,11 @@ class AlgorithmSettings(Settings):
             carry KL alone), ``skip`` them, or ``resample`` other prompts in their place (DAPO's dynamic sampling).
         max_resamples: further rollouts a step at the most when resampling.
         mask_truncated: leave completions that ran into the length limit out of the loss.
+        sampling_correction: importance sampling against the mismatch between the sampler's log-probs and the trainer's:
+            a ``token``'s ratio or a ``sequence``'s, cut to its bounds (``truncate``) or left out beyond them
+            (``mask``); ``none``; ``auto``: ``token_truncate`` where the policy that sampled is older than the trained
+            one, else ``sequence_mask`` (TRL's default) where the sampler is not the trainer's own code.
+        sampling_correction_min, sampling_correction_max: the bounds; null is open.
         max_grad_norm: clip the gradient's norm to this; 0 does not clip.
         max_skipped_updates: stop the run after so many updates in a row with a loss or gradient that is not finite.
     """
@@ -65,6 +70,11 @@ class AlgorithmSettings(Settings):
     uniform_groups: Literal["keep", "skip", "resample"] = "keep"
     max_resamples: int = Field(3, ge=1)
     mask_truncated: bool = False
+    sampling_correction: Literal[
+        "auto", "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = "auto"
+    sampling_correction_min: float | None = Field(None, ge=0)
+    sampling_correction_max: float | None = Field(3.0, gt=0)
     max_grad_norm: float = Field(1.0, ge=0)
     max_skipped_updates: int = Field(5, ge=1)
 
@@ -89,6 +99,17 @@ class AlgorithmSettings(Settings):
             problems.append(
                 f"algorithm.dual_clip={self.dual_clip}, but it bounds ratios beyond the upper clip; set it above "
                 f"1 + clip_high = {1 + self.clip_high}"
+            )
+        low, high = self.sampling_correction_min, self.sampling_correction_max
+        if low is not None and high is not None and low >= high:
+            problems.append(
+                f"algorithm.sampling_correction_min={low} is not below sampling_correction_max={high}; lower it, "
+                "or set it to null"
+            )
+        if self.sampling_correction.endswith("truncate") and low is None and high is None:
+            problems.append(
+                f"algorithm.sampling_correction={self.sampling_correction}, but neither sampling_correction_min nor "
+                "sampling_correction_max is set, so nothing would be cut; set sampling_correction_max=3"
             )
         try:
             self.objective  # noqa: B018  (checks what the loss itself asks of its arguments)

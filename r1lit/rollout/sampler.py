@@ -19,9 +19,11 @@ class Sampler(Protocol):
     Attributes:
         exact_logprobs: True where the log-probs it returns are the trainer's own, computed by the same code from the
             same weights, so that no second forward pass is needed for the old policy's.
+        description: what samples where, for the run's output.
     """
 
     exact_logprobs: bool
+    description: str
 
     def generate(
         self,
@@ -37,6 +39,10 @@ class Sampler(Protocol):
         The same seed, prompts and weights give the same tokens. ``on_group(b, group)`` is called exactly once a
         prompt, as soon as its last completion is finished.
         """
+        ...
+
+    def apart(self) -> Sampler:
+        """A sampler like this one, or itself, that holds weights of its own, which stay when the policy moves."""
         ...
 
     def load_weights(self, policy: nn.Module) -> None:

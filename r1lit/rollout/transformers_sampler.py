@@ -32,6 +32,7 @@ class TransformersSampler:
     """
 
     exact_logprobs = True
+    description = "transformers in this process, on the weights that are trained"
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_batch_rows: int = 512):
         if max_batch_rows < 1:

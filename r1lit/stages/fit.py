@@ -28,7 +28,8 @@ def fit(run: Run, summary: Summary) -> None:
         show_attention(run, bench.policy, summary)
         begin(summary, checkpoint, run.algorithm.steps)
         summary.show_parameters(bench.policy)
-        summary.add(metric=run.evaluation.metric)
+        summary.add(metric=run.evaluation.metric, sampler=bench.sampler.description)
+        summary.say(f"sampling: {bench.sampler.description}")
         if run.preflight.enabled and checkpoint is None:
             with summary.timed("preflight"):
                 found = preflight(run, bench)

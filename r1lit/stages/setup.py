@@ -20,7 +20,8 @@ from r1lit.rewards.neural_rules import neural_problem
 from r1lit.rewards.pool import RewardPool
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rewards.targets import plugin_paths
-from r1lit.rollout.transformers_sampler import TransformersSampler
+from r1lit.rollout.build import build_sampler
+from r1lit.rollout.sampler import Sampler
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
 
@@ -44,7 +45,7 @@ class Workbench:
     policy: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     prompts: LoadedPrompts
-    sampler: TransformersSampler
+    sampler: Sampler
     rewards: RewardPool
 
 
@@ -63,6 +64,11 @@ def arithmetic(run: Run) -> torch.autocast:
     """A context in which the model computes as it does while it is trained."""
     device = device_of(run.trainer.accelerator)
     return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(run) == "bf16-mixed")
+
+
+def dtype_of(run: Run, policy: PreTrainedModel) -> torch.dtype:
+    """What a model computes in while it is trained."""
+    return torch.bfloat16 if precision_of(run).startswith("bf16") else policy.dtype
 
 
 def reward_pool(run: Run) -> RewardPool:
@@ -108,7 +114,7 @@ def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] 
         _check_held_out(run, prompts)
         _check_lengths(run, policy, prompts)
         _check_neural(run, prompts)
-        sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
+        sampler = build_sampler(run.rollout, policy, tokenizer, dtype_of(run, policy))
         yield Workbench(policy, tokenizer, prompts, sampler, rewards)
 
 

@@ -17,9 +17,12 @@ from r1lit.functional import (
     group_advantages,
     head_logprobs,
     policy_loss,
+    sampling_ratio,
     token_logprobs,
     token_weights,
 )
+from r1lit.modules.mismatch import Mismatch
+from r1lit.modules.settings import AlgorithmSettings
 
 ROWS, TOKENS, VOCABULARY, TEMPERATURE, GROUP = 8, 7, 40, 0.7, 4
 NAN = float("nan")
@@ -233,3 +236,56 @@ def test_loss_of_a_sampled_rollout_with_truncated_completions_masked(trainer, mo
     made.old = made.ref = None
     trainer.loss_type, trainer.importance_sampling_level = "dr_grpo", "token"
     assert_agreement(trainer, made, mask, Objective(), "constant", on_policy=True)
+
+
+BOUNDS = [(None, 3.0), (None, 1.1), (0.7, 1.3), (0.8, None)]
+
+
+@pytest.mark.parametrize(("low", "high"), BOUNDS)
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_sampling_correction(trainer, monkeypatch, mode, low, high):
+    """The ratio, its metrics and the corrected loss where TRL believes that another engine sampled."""
+    generate = trainer._generate
+    noise = torch.Generator().manual_seed(5)
+
+    def off(prompt, ids):
+        with torch.no_grad():
+            logits = trainer.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        exact = token_logprobs(logits, torch.tensor(ids), TEMPERATURE)
+        return (exact + 0.2 * torch.randn(len(ids), generator=noise)).tolist()
+
+    def by_another_engine(prompts):
+        trainer.use_vllm = False
+        made = list(generate(prompts))
+        trainer.use_vllm = True
+        made[4] = [off(prompt, ids) for prompt, ids in zip(made[0], made[1], strict=True)]
+        made[4][2][0] = None  # one that vLLM could not give
+        return tuple(made)
+
+    monkeypatch.setattr(trainer, "_generate", by_another_engine)
+    for name, value in {"correction": True, "mode": mode, "clip_min": low, "clip_max": high}.items():
+        monkeypatch.setattr(trainer, f"vllm_importance_sampling_{name}", value)
+    monkeypatch.setattr(trainer, "use_vllm", True)
+    trainer._metrics["train"].clear()
+    torch.manual_seed(4)
+    made = trl_rollout(trainer, torch.tensor(REWARDS["plain"]), "group")
+    mask, old, drawn = made["completion_mask"].bool(), made["old_per_token_logps"], made["sampling_per_token_logps"]
+
+    ratio = sampling_ratio(old, drawn, mask, mode, low, high)
+    torch.testing.assert_close(ratio.expand_as(old)[mask], made["importance_sampling_ratio"].expand_as(old)[mask])
+    algorithm = AlgorithmSettings(
+        sampling_correction=mode, sampling_correction_min=low, sampling_correction_max=high, group_size=GROUP
+    )
+    mismatch = Mismatch(algorithm, SimpleNamespace(exact_logprobs=False))
+    for rows in (slice(0, 3), slice(3, None)):
+        mismatch.correction(old[rows], drawn[rows], mask[rows])
+    theirs = {name: values[0] for name, values in trainer._metrics["train"].items() if name.startswith("sampling/")}
+    assert mismatch.read() == pytest.approx(theirs, rel=1e-5)
+
+    trainer.loss_type, trainer.importance_sampling_level = "grpo", "token"
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.epsilon_low = trainer.epsilon_high = 0.2
+    expected = trainer._compute_loss(trainer.model, made)
+    loss, _ = policy_loss(old, old, None, made["advantages"], token_weights(mask), mask, Objective(), correction=ratio)
+    assert abs(expected.item()) > 1e-4
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=1e-5)

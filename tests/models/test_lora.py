@@ -13,12 +13,20 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from r1lit.models.adapters import adapter_folder
-from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer, path_problem, save_model
+from r1lit.models.loading import (
+    ModelSettings,
+    clone_frozen,
+    load_policy,
+    load_tokenizer,
+    path_problem,
+    save_model,
+)
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.lora import LoraSettings, attach, merged_weights, parameter_counts, trained_parameters
 from r1lit.models.packing import Packed, keeps_apart
 from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.models.reward_model import load_reward_model, new_reward_model, row_scores
+from r1lit.rollout.vllm_weights import named_weights
 from r1lit.settings import ConfigError, parse
 
 IDS = torch.arange(24).view(2, 12)
@@ -313,3 +321,14 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(folder, monkey
     # Without adapters neither is asked for.
     gone = ("peft", "bitsandbytes")
     assert ModelSettings().lora.rank is None
+
+
+def test_an_engine_is_pushed_the_merged_weights_each_once(base):
+    model = load()
+    shift(model)
+    pushed = dict(named_weights(model))
+    assert pushed.keys() == dict(base.named_parameters()).keys()
+    plain = clone_frozen(base)
+    assert plain.load_state_dict(pushed, strict=False).unexpected_keys == []
+    expected = model(input_ids=IDS, use_cache=False).logits
+    torch.testing.assert_close(plain(input_ids=IDS, use_cache=False).logits, expected, rtol=1e-5, atol=1e-5)

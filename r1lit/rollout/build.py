@@ -1,0 +1,58 @@
+"""The sampler that a run's settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lit.rollout.sampler import Sampler
+from r1lit.rollout.settings import RolloutSettings
+from r1lit.rollout.transformers_sampler import TransformersSampler
+from r1lit.rollout.vllm_engine import LocalEngine
+from r1lit.rollout.vllm_sampler import VLLMSampler
+from r1lit.rollout.vllm_server import RemoteEngine
+
+Maker = Callable[[RolloutSettings, PreTrainedModel, PreTrainedTokenizerBase, torch.dtype], Sampler]
+
+
+def build_sampler(
+    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+) -> Sampler:
+    """A sampler that holds the policy's weights.
+
+    Args:
+        settings: which, and what it may use.
+        policy: what it samples from, on the device where it is trained.
+        tokenizer: the policy's.
+        arithmetic: in which the policy computes while it is trained.
+
+    Raises:
+        ConfigError: where the sampler is not installed, or refuses the model.
+        UserError: where a server does not answer, or does not hold the policy's weights.
+    """
+    return SAMPLERS[settings.kind](settings, policy, tokenizer, arithmetic)
+
+
+def _transformers(
+    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+) -> Sampler:
+    return TransformersSampler(policy, tokenizer, max_batch_rows=settings.max_batch_rows)
+
+
+def _vllm(
+    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+) -> Sampler:
+    chosen = settings.engine.dtype
+    dtype = arithmetic if chosen == "auto" else getattr(torch, chosen)
+    return VLLMSampler(LocalEngine(policy, settings.engine, settings.max_batch_rows, dtype), policy, tokenizer)
+
+
+def _vllm_server(
+    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+) -> Sampler:
+    return VLLMSampler(RemoteEngine(policy, settings.server), policy, tokenizer)
+
+
+SAMPLERS: Mapping[str, Maker] = {"transformers": _transformers, "vllm": _vllm, "vllm_server": _vllm_server}

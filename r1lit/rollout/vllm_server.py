@@ -1,0 +1,224 @@
+"""A vLLM server in another process or on another host, started by `r1lit.rollout.vllm_serve`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from r1lit.rollout.settings import ServerSettings
+from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
+from r1lit.rollout.vllm_transfer import Channel
+from r1lit.rollout.vllm_weights import NamedTensors, Received
+from r1lit.rollout.vllm_worker import LOGPROBS, shape_of
+from r1lit.settings import ConfigError, UserError
+
+START = "start it with python -m r1lit.rollout.vllm_serve MODEL --port PORT"
+SHOWN = 300
+GRACE_SECONDS = 10.0
+"""How long the server's own account of a failure is waited for, before the transport's is given."""
+
+
+class ServerError(UserError):
+    """A server that is not there, died, or refuses what it is asked."""
+
+
+class RemoteEngine:
+    """A vLLM server's engine: token ids over HTTP, weights by broadcast.
+
+    Args:
+        policy: what the server must have the shape of.
+        settings: where it is.
+
+    Raises:
+        ServerError: where nothing answers, or no server of r1lit's.
+        ConfigError: where it serves another model, or in a way that its samples could not be learnt from.
+    """
+
+    def __init__(self, policy: nn.Module, settings: ServerSettings):
+        self._settings = settings
+        self._key = os.environ.get(settings.key_env, "") if settings.key_env else ""
+        self._device = policy.get_input_embeddings().weight.device
+        served = self._call("r1lit_describe")
+        _require_fit(policy, settings.url, served)
+        self.dtype, self.room = getattr(torch, served["dtype"]), served["max_model_len"]
+        self._backend = _backend(settings, served["device"], self._device)
+        self._channel = self._meet()
+        self.description = (
+            f"vLLM {self._get('/version')['version']} at {settings.url}, {served['dtype']} weights on "
+            f"{served['device']}, pushed by {self._backend}"
+        )
+
+    def complete(self, asks: Sequence[Ask], on_said: OnSaid) -> None:
+        """Ask for all groups, some at a time, and tell of each as it comes."""
+        with ThreadPoolExecutor(self._settings.concurrency) as threads:
+            futures = {threads.submit(self._ask, ask): prompt for prompt, ask in enumerate(asks)}
+            try:
+                for future in as_completed(futures):
+                    for number, said in enumerate(future.result()):
+                        on_said(futures[future], number, said)
+            except BaseException:
+                self._give_up(threads)
+                raise
+
+    def receive(self, weights: NamedTensors, version: str) -> Received:
+        """Send weights, have the keys and values of others forgotten, and ask what is held then."""
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(self._call, "r1lit_receive", version)
+            try:
+                self._channel.send(weights)
+            except RuntimeError as error:
+                with suppress(FutureTimeoutError):
+                    answer.result(GRACE_SECONDS)
+                raise ServerError(f"{self._settings.url} took no more weights: {error}; {self._remedy}") from error
+            held = answer.result()
+        if not self._post("/reset_prefix_cache").get("success"):
+            held = held | {"version": f"{version}, beside a prefix cache of older ones"}
+        self._post("/update_weight_version", {"new_version": version})
+        return Received(**held)
+
+    def sleep(self) -> None:
+        """Nothing: a server does not share the trainer's memory."""
+
+    def wake(self, what: str) -> None:
+        """Nothing, likewise."""
+
+    @property
+    def _remedy(self) -> str:
+        return "look at what the server printed, start it again, and go on with resume=RUN"
+
+    def _meet(self) -> Channel:
+        address = self._settings.address
+        store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False)
+        common = {"host": address, "port": store.port, "backend": self._backend, "timeout": self._settings.timeout}
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(self._call, "r1lit_connect", json.dumps(common))
+            try:
+                channel = Channel(rank=0, device=self._device, store=store, **common)
+            except RuntimeError as error:
+                raise ServerError(
+                    f"{self._settings.url} does not reach this process under rollout.server.address={address}: "
+                    f"{error}; set it to an address of this host that the server can open"
+                ) from error
+            answer.result()
+        return channel
+
+    def _ask(self, ask: Ask) -> list[Said]:
+        # vLLM gives one greedy completion a request, and all of a prompt's are the same.
+        size = ask.size if ask.sampling.temperature > 0 else 1
+        body = {
+            "token_ids": list(ask.ids),
+            "sampling_params": {
+                "n": size,
+                "seed": ask.seed,
+                "temperature": ask.sampling.temperature,
+                "top_p": ask.sampling.top_p,
+                "max_tokens": ask.sampling.max_tokens,
+                "logprobs": 0,
+                "detokenize": False,
+                "ignore_eos": True,
+                "stop_token_ids": list(ask.stops),
+            },
+        }
+        choices = sorted(self._post("/inference/v1/generate", body)["choices"], key=lambda choice: choice["index"])
+        if len(choices) != size or any(choice["finish_reason"] not in ("stop", "length") for choice in choices):
+            reasons = sorted({str(choice["finish_reason"]) for choice in choices})
+            raise ServerError(
+                f"{self._settings.url} ended {len(choices)} of {size} completions of a prompt "
+                f"({', '.join(reasons)}); {self._remedy}"
+            )
+        return [_said(choice) for choice in choices] * (ask.size // size)
+
+    def _give_up(self, threads: ThreadPoolExecutor) -> None:
+        threads.shutdown(wait=False, cancel_futures=True)
+        # What is still being asked for would be waited for.
+        with suppress(ServerError):
+            self._post("/abort_requests", {})
+
+    def _call(self, method: str, *arguments: str) -> Any:
+        answer = self._post("/collective_rpc", {"method": method, "args": list(arguments)})
+        return answer["results"][0] if answer else None
+
+    def _get(self, path: str) -> Any:
+        return self._exchange(Request(self._settings.url + path, headers=self._headers))
+
+    def _post(self, path: str, body: Any = None) -> Any:
+        data = b"" if body is None else json.dumps(body).encode()
+        return self._exchange(Request(self._settings.url + path, data, self._headers, method="POST"))
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        return {"Content-Type": "application/json", "User-Agent": "r1lit", **key}
+
+    def _exchange(self, request: Request) -> Any:
+        url, path = self._settings.url, request.full_url.removeprefix(self._settings.url)
+        try:
+            with urlopen(request, timeout=self._settings.timeout) as response:
+                text = response.read()
+            return json.loads(text) if text else {}
+        except HTTPError as error:
+            with error:
+                said = " ".join(error.read().decode(errors="replace").split())[:SHOWN]
+            if error.code in (403, 404):
+                raise ServerError(f"{url} does not offer {path}, so it is no server of r1lit's; {START}") from error
+            raise ServerError(f"{url}{path} answered {error.code}: {said}; {self._remedy}") from error
+        except TimeoutError as error:
+            raise ServerError(
+                f"{url}{path} gave no answer in {self._settings.timeout:g} s; raise rollout.server.timeout, or "
+                f"{self._remedy}"
+            ) from error
+        except (URLError, http.client.HTTPException, OSError, ValueError) as error:
+            raise ServerError(
+                f"rollout.server.url={url}, but no vLLM server answers there ({getattr(error, 'reason', error)}); "
+                f"{START}, set its address, or go on with resume=RUN if it died"
+            ) from error
+
+
+def _require_fit(policy: nn.Module, url: str, served: dict[str, Any]) -> None:
+    """Refuse a server whose samples could not be learnt from, before weights are sent to it."""
+    mine = shape_of(policy.config)
+    apart = [f"{name}={value} (here {mine[name]})" for name, value in served["shape"].items() if value != mine[name]]
+    problems = []
+    if apart:
+        problems.append(f"rollout.server.url={url} serves another model: {', '.join(apart)}; {START} with this model")
+    if served["logprobs_mode"] != LOGPROBS:
+        problems.append(
+            f"rollout.server.url={url} gives {served['logprobs_mode']}, not log-probs of the "
+            f"distribution that it draws from; {START}"
+        )
+    if served["workers"] != 1:
+        problems.append(
+            f"rollout.server.url={url} spreads its model over {served['workers']} workers, whose weights are not "
+            "compared yet; start it without --tensor-parallel-size and the like"
+        )
+    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        problems.append(
+            f"rollout.kind=vllm_server in one of {ranks} processes, which would all push weights to one server; train "
+            "in one process, or set rollout=transformers"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _backend(settings: ServerSettings, served: str, mine: torch.device) -> str:
+    if settings.transfer != "auto":
+        return settings.transfer
+    return "nccl" if served == mine.type == "cuda" else "gloo"
+
+
+def _said(choice: dict[str, Any]) -> Said:
+    content = choice["logprobs"]["content"]
+    versions = frozenset(span["version"] for span in choice["weight_versions"] or ())
+    return Said(choice["token_ids"], [token["logprob"] for token in content], versions)
