@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Literal
 from uuid import uuid4
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -127,16 +128,21 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a Hugging Face model directory: safetensors, configs, tokenizer and chat template.
 
-    The folder is complete or not there at all; one that exists already is replaced.
+    The folder is complete or not there at all; one that exists already is replaced. ``weights`` are a sharded model's.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (folder.with_name(f".{folder.name}.{kind}-{uuid4().hex[:8]}") for kind in ("new", "old"))
     try:
-        model.save_pretrained(fresh)
+        model.save_pretrained(fresh, state_dict=weights)
         tokenizer.save_pretrained(fresh)
         if folder.exists():
             folder.rename(old)

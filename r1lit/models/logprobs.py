@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from r1lit.functional import head_logprobs, head_predictions
+from r1lit.models.forward import inside_forward
 
 _PROBE_TOKENS = 8
 
@@ -25,6 +26,7 @@ class Head:
 _HEADS: WeakKeyDictionary[PreTrainedModel, Head] = WeakKeyDictionary()
 
 
+@inside_forward
 def completion_logprobs(
     model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, completion_mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
@@ -44,6 +46,7 @@ def completion_logprobs(
     return _grid(logprobs, completion_mask), _grid(entropy, completion_mask)
 
 
+@inside_forward
 def target_predictions(
     model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, position_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +112,7 @@ def _prove(model: PreTrainedModel, head: Head) -> None:
         raise ValueError(f"{type(model).__name__} has no head over the vocabulary; give a causal LM")
     ids = torch.arange(_PROBE_TOKENS, device=output.weight.device)[None] % output.weight.shape[0]
     expected = model(input_ids=ids, use_cache=False).logits.float()
-    logits = output(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float() * head.scale
+    logits = _unscaled(model, ids).float() * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     tolerance = 1e-3 if output.weight.dtype == torch.float32 else 5e-2
@@ -118,3 +121,8 @@ def _prove(model: PreTrainedModel, head: Head) -> None:
             f"{type(model).__name__}'s logits differ from {head} applied to its hidden states, so their "
             "log-probabilities would be wrong; use a model whose head is linear, scaled or soft-capped"
         )
+
+
+@inside_forward
+def _unscaled(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    return model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from r1lit.models.forward import inside_forward
+
 VARLEN = ("flash_attention_2", "flash_attention_3")
 """Attention that computes nothing between sequences, of one row a pass."""
 
@@ -174,6 +176,7 @@ def require_apart(model: PreTrainedModel) -> None:
     _APART.add(model)
 
 
+@inside_forward
 def _hidden(model: PreTrainedModel, ids: Tensor, **options: Tensor) -> Tensor:
     return model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state.float()
 

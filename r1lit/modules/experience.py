@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from r1lit.distributed.ranks import Ranks
 from r1lit.functional import token_weights
 from r1lit.types import Minibatch, Rollout, Scored
 
@@ -91,6 +92,23 @@ def collate(rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
     input_ids = pad_sequence(sequences, batch_first=True)
     position = torch.arange(1, input_ids.shape[1], device=device)
     return input_ids, (position >= starts[:, None]) & (position < ends[:, None])
+
+
+def own_rows(minibatch: Minibatch, ranks: Ranks) -> tuple[Minibatch, Minibatch]:
+    """This process's rows of a minibatch, in its order, and its shortest row, for a pass that is to count for nothing.
+
+    A token's weight stays its share of the whole update's loss.
+    """
+    if ranks.size == 1:
+        return minibatch, minibatch
+    mask = minibatch.target_mask
+    ends = mask.shape[1] - mask.flip(-1).int().argmax(-1)
+    rows = torch.tensor(sorted(ranks.own((ends + 1).tolist())), dtype=torch.long, device=mask.device)
+    last = torch.tensor([len(mask) - 1], device=mask.device)
+    return tuple(
+        Minibatch(**{name: None if value is None else value[kept] for name, value in vars(minibatch).items()})
+        for kept in (rows, last)
+    )
 
 
 def split(minibatch: Minibatch, rows: int) -> Iterator[Minibatch]:

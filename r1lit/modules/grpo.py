@@ -9,11 +9,13 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from r1lit.distributed.plan import frozen_reference
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
-from r1lit.models.loading import clone_frozen, copy_weights
+from r1lit.models.loading import copy_weights
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.modules.compute import training_flops
-from r1lit.modules.experience import Experience, collate, concatenate, row_lengths, split
+from r1lit.modules.experience import Experience, collate, concatenate, own_rows, row_lengths, split
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
@@ -45,6 +47,7 @@ class GRPO(lightning.LightningModule):
         optimizer: the optimiser's settings.
         sampling: how completions are drawn while training.
         seed: with the step's number it decides every random choice of a step, so a resumed run needs no state.
+        ranks: the processes that share a step's work; its rewards give the same table to all of them.
     """
 
     def __init__(
@@ -57,17 +60,19 @@ class GRPO(lightning.LightningModule):
         sampling: Sampling,
         extra_prompts: Callable[[int, int], Sequence[Prompt]] | None = None,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
-        self.reference = clone_frozen(policy) if algorithm.kl_coef > 0 else None
+        self.ranks = ranks
+        self.reference = frozen_reference(policy) if algorithm.kl_coef > 0 else None
         self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
         self.timer = PhaseTimer()
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
-        self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm")
+        self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm", ranks)
 
     def on_train_start(self) -> None:
         # transformers loads models in evaluation mode, in which they would not checkpoint their activations.
@@ -75,8 +80,17 @@ class GRPO(lightning.LightningModule):
         # A resumed run goes by the settings it is given, not by those its checkpoint was saved under.
         apply_settings(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer)
 
+    optional_weights = ("reference.",)
+    """What a checkpoint may lack."""
+
+    def configure_model(self) -> None:
+        """Whoever made the models has sharded them, where they are."""
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Let a run resume with a KL that it did not have before, from the initial model, or without the one it had."""
+        if "state_dict" not in checkpoint:
+            # Of shards, each was put where it belongs already.
+            return
         state = checkpoint["state_dict"]
         mine = {} if self.reference is None else self.reference.state_dict(prefix="reference.")
         for name in [name for name in state if name.startswith("reference.") and name not in mine]:
@@ -105,7 +119,8 @@ class GRPO(lightning.LightningModule):
             if self.reference is not None and self._refresh_due(step):
                 copy_weights(self.policy, self.reference)
             self.sampler.load_weights(self.policy)
-            metrics |= means.read() | {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
+            metrics |= means.read(self.ranks)
+            metrics |= {"updates_skipped": float(self.updates.skipped), "perf/flops": self.flops()}
         self.metrics = metrics | self.timer.pop()
 
     def sample(self, step: int, prompts: Sequence[Prompt]) -> Scored:
@@ -166,20 +181,27 @@ class GRPO(lightning.LightningModule):
     def logprobs_under(self, model: nn.Module, rollout: Rollout, rows: Tensor) -> Tensor:
         """float32 [N, T], the log-probs of some rows' completions under a model, longest first; 0 for the others."""
         table = torch.zeros_like(rollout.logprobs)
+        if not len(rows):
+            return table
         order = rows[torch.argsort(row_lengths(rollout)[rows], descending=True)]
-        for part in order.split(self.algorithm.micro_batch_rows) if len(order) else ():
+        own = order[sorted(self.ranks.own(row_lengths(rollout)[order].tolist()))]
+        parts = own.split(self.algorithm.micro_batch_rows) if len(own) else ()
+        for part, counts in self.ranks.level(parts, lambda: order[-1:]):
             mask = rollout.completion_mask[part]
             width = int(mask.sum(-1).max())
             logprobs, _ = completion_logprobs(
                 model, *collate(rollout, part), mask[:, :width], temperature=self.temperature
             )
-            table[part, :width] = logprobs.float()
-        return table
+            if counts:
+                table[part, :width] = logprobs.float()
+        return self.ranks.sum(table)
 
     def update(self, minibatch: Minibatch, means: Means) -> None:
         """One optimiser step on a minibatch, in micro-batches; skipped where loss or gradient is not finite."""
-        parts = map(self.loss, split(minibatch, self.algorithm.micro_batch_rows))
-        self.updates.take(self, self.policy, parts, means)
+        own, spare = own_rows(minibatch, self.ranks)
+        parts = self.ranks.level(split(own, self.algorithm.micro_batch_rows), lambda: next(split(spare, 1)))
+        losses = (self.loss(part) if counts else self.nothing(part) for part, counts in parts)
+        self.updates.take(self, self.policy, losses, means)
 
     def loss(self, part: Minibatch) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
@@ -196,6 +218,11 @@ class GRPO(lightning.LightningModule):
             self.algorithm.objective,
         )
         return loss, sums | {"entropy": (entropy.sum(), part.completion_mask.sum())}
+
+    def nothing(self, part: Minibatch) -> tuple[Tensor, Metrics]:
+        """A pass that adds nothing to the update, for what it lets other processes do."""
+        loss, _ = self.loss(part)
+        return 0.0 * loss, {}
 
     def varied(self, scored: Scored) -> Tensor:
         """bool [B], True where the group's completions did not all get the same reward."""

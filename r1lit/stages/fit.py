@@ -68,6 +68,7 @@ def build_module(run: Run, bench: Workbench, stream: PromptStream) -> GRPO:
         sampling=run.rollout.sampling,
         extra_prompts=stream.extra,
         seed=run.command.seed,
+        ranks=bench.ranks,
     )
 
 

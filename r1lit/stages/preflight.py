@@ -76,7 +76,7 @@ def preflight(run: Run, bench: Workbench) -> Preflight:
         pass_1=(right / size).mean().item(),
         pass_k=pass_at_k(size, right, size).mean().item(),
         varied_groups=has_variance(scored.columns, scored.weights, size).float().mean().item(),
-        truncated=rollout.truncated.float().mean().item(),
+        truncated=scored.rollout.truncated.float().mean().item(),
         mean_reward=scored.totals.mean().item(),
         rewards={name: _mean(scored.column(name)) for name in scored.names},
         metric=run.evaluation.metric,

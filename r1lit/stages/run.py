@@ -13,6 +13,7 @@ from r1lit.callbacks.alarms import AlarmSettings, alarm_problems
 from r1lit.curation.settings import CollectSettings, RejectSettings
 from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import HELD_OUT_SHARE
+from r1lit.distributed.launch import Launch, launched
 from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
 from r1lit.rewards.spec import RewardSettings
@@ -62,6 +63,10 @@ SAME_PROBLEMS = {"chain_sum": "arithmetic"}
 
 UNJUDGED = frozenset({"sft", "reward_model", "export", "pipeline"})
 """Stages that can do without a reward."""
+
+
+SHARED_OUT = frozenset({"fit", "sft", "reward_model", "evaluate", "preflight"})
+"""Stages that several processes can run together."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     problems += alarm_problems(rewards, sections["alarms"]) if "alarms" in sections else []
     problems += _stage_problems(config, sections)
     problems += _machine_problems(sections)
+    problems += _launch_problems(config.get("stage", "fit"), sections.get("trainer"), launched())
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
@@ -197,6 +203,28 @@ def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
         yield (
             f"data.validation={data.validation}, but the tiny model was trained on all but a share of {HELD_OUT_SHARE} "
             f"of these problems; set data.validation={HELD_OUT_SHARE} or less"
+        )
+
+
+def _launch_problems(stage: str, trainer: TrainerSettings | None, launch: Launch) -> Iterator[str]:
+    """What the settings ask of the processes that were started, or cannot do with them."""
+    if trainer is None:
+        return
+    found = f"{launch.by} has started {launch.size} processes"
+    if launch.size > 1 and stage not in SHARED_OUT:
+        yield f"stage={stage} is done by one process, but {found}; start it without {launch.by}"
+    elif launch.size > 1 and trainer.strategy == "single":
+        yield (
+            f"trainer=single is one process, but {found}; set trainer=ddp (the model in each) or trainer=fsdp (in "
+            f"shards over all), or start r1lit without {launch.by}"
+        )
+    replicas = trainer.replicas_of(launch)
+    if launch.size % replicas:
+        yield f"trainer.replicas={replicas} does not divide the {launch.size} processes; set a divisor"
+    if trainer.accelerator != "cpu" and 0 < torch.cuda.device_count() < launch.local_size:
+        yield (
+            f"{launch.by} has started {launch.local_size} processes on a node with {torch.cuda.device_count()} GPUs, "
+            "but each needs one of its own; start as many as there are GPUs, or set trainer.accelerator=cpu"
         )
 
 

@@ -20,7 +20,7 @@ from r1lit.stages.export import write_model
 from r1lit.stages.loggers import build_loggers, logged
 from r1lit.stages.measure import measure
 from r1lit.stages.run import Run
-from r1lit.stages.setup import Workbench, arithmetic, device_of, load_model, workbench
+from r1lit.stages.setup import Workbench, arithmetic, load_model, placed, ranks_of, workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.training import answers_mark, begin, mark, resume_point, train
 
@@ -41,7 +41,7 @@ def sft(run: Run, summary: Summary) -> None:
     checkpoint = resume_point(run, summary)
     loggers = build_loggers(run, checkpoint)
     policy, tokenizer = load_model(run.model)
-    policy.to(device_of(run.trainer.accelerator))
+    policy = placed(run, policy)
     demonstrations = load(run, policy, tokenizer)
     _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
     # Opened before training, so that what is wrong with the prompts is not found behind it.
@@ -58,7 +58,7 @@ def sft(run: Run, summary: Summary) -> None:
         train(
             run,
             summary,
-            SFT(policy, run.sft, run.optimizer, run.sft.updates(rows), rows),
+            SFT(policy, run.sft, run.optimizer, run.sft.updates(rows), rows, ranks_of(run)),
             epochs(demonstrations, run.data, run.sft.batch_size),
             loggers,
             checkpoint,
@@ -164,7 +164,7 @@ def _learn_to_stop(
 
 def _figures(run: Run, policy: PreTrainedModel, demonstrations: Sequence[Demonstration]) -> dict[str, float]:
     with arithmetic(run):
-        return demonstration_figures(policy, demonstrations, run.sft)
+        return demonstration_figures(policy, demonstrations, run.sft, ranks_of(run))
 
 
 def _foretell(

@@ -27,11 +27,18 @@ OF_AN_END = ("after", "steps", "tokens", "flops", "updates_skipped")
 
 
 class Summary:
-    """Collects a run's figures, writes them after each addition, and shows them as they come."""
+    """Collects a run's figures, writes them after each addition, and shows them as they come.
 
-    def __init__(self, directory: Path, console: Console | None = None):
+    Args:
+        directory: the run's.
+        console: where they are shown.
+        writes: False keeps them, and neither writes nor shows any: what another process does.
+    """
+
+    def __init__(self, directory: Path, console: Console | None = None, writes: bool = True):
+        self.writes = writes
         self.path = directory / "summary.json"
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=not writes)
         self.figures: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.figures |= {"versions": versions()}
         self._saved = False
@@ -39,6 +46,8 @@ class Summary:
     def add(self, **figures: Any) -> None:
         """Put figures in and save: whole or not at all."""
         self.figures |= figures
+        if not self.writes:
+            return
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.figures, indent=2) + "\n")
         os.replace(part, self.path)
@@ -124,9 +133,7 @@ class Summary:
         self.add(**{when: figures})
         low, high = figures.get("ci95", (0.0, 0.0))
         right = f"pass@1 {figures['pass@1']:.3f} [{low:.3f}, {high:.3f}], " if "pass@1" in figures else ""
-        self.say(
-            f"{when} training: {right}mean length {figures['mean_length']:.1f}, format {figures['format']:.2f}"
-        )
+        self.say(f"{when} training: {right}mean length {figures['mean_length']:.1f}, format {figures['format']:.2f}")
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -6,24 +6,32 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.loggers import Logger
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
+from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.data.module import StepDataModule, Stream
-from r1lit.settings import UserError
+from r1lit.distributed.launch import launched
+from r1lit.distributed.strategies import Started, strategy_of
+from r1lit.settings import ConfigError, UserError
 from r1lit.stages.loggers import steps_done
 from r1lit.stages.run import Run
-from r1lit.stages.setup import device_of, precision_of
+from r1lit.stages.setup import device_of, precision_of, ranks_of
 from r1lit.stages.summary import Summary
 from r1lit.types import Prompt
 
 ELSEWHERE = {"enabled", "before", "every", "sources", "prompts", "max_prompt_tokens"}
 """Settings of the evaluation that say when to measure, or choose the prompts, which speak for themselves."""
+
+
+OF_ALL = (PeriodicEvaluation, Checkpointer)
+"""Callbacks in which all processes take part; the others write, or speak."""
 
 
 def train(
@@ -52,7 +60,8 @@ def train(
     data = StepDataModule(stream, module.total_steps)
     with summary.timed("fit"):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    summary.training(read_metrics(run.directory / "metrics.jsonl"))
+    if summary.writes:
+        summary.training(read_metrics(run.directory / "metrics.jsonl"))
 
 
 def build_trainer(
@@ -67,18 +76,24 @@ def build_trainer(
     # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
+    launch = launched()
+    callbacks = [
+        ProgressBar(steps, shown, console=summary.console),
+        *measuring,
+        Recorder(run.directory),
+        Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints, ranks_of(run)),
+    ]
     return lightning.Trainer(
         accelerator="gpu" if device_of(run.trainer.accelerator).type == "cuda" else "cpu",
-        devices=1,
+        devices=launch.local_size,
+        num_nodes=launch.size // launch.local_size,
+        strategy=strategy_of(run.trainer.strategy, launch),
+        plugins=[Started(launch)] if launch.size > 1 or run.trainer.strategy == "fsdp" else None,
+        use_distributed_sampler=False,
         precision=precision_of(run),
         max_epochs=1,
         logger=loggers,
-        callbacks=[
-            ProgressBar(steps, shown, console=summary.console),
-            *measuring,
-            Recorder(run.directory),
-            Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints),
-        ],
+        callbacks=[callback for callback in callbacks if launch.first or isinstance(callback, OF_ALL)],
         default_root_dir=run.directory,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -95,6 +110,7 @@ def resume_point(run: Run, summary: Summary) -> str | None:
     if run.command.resume is None:
         return None
     if found := checkpoints(run.directory):
+        require_fitting(run, found[-1])
         return str(found[-1])
     if (run.directory / "model").exists():
         raise UserError(
@@ -103,6 +119,19 @@ def resume_point(run: Run, summary: Summary) -> str | None:
         )
     summary.say("no checkpoint yet: beginning at step 1")
     return None
+
+
+def require_fitting(run: Run, checkpoint: Path) -> None:
+    """Refuse a checkpoint in shards for a whole model, and the other way round.
+
+    Raises:
+        ConfigError: with the strategy to go on with.
+    """
+    sharded, asked = checkpoint.is_dir(), run.trainer.strategy
+    if sharded != (asked == "fsdp"):
+        found = "in shards" if sharded else "whole"
+        remedy = "trainer=fsdp, in one process or several" if sharded else "trainer=single or trainer=ddp"
+        raise ConfigError([f"trainer={asked}, but {checkpoint} is {found}; go on with {remedy}"])
 
 
 def begin(summary: Summary, checkpoint: str | None, steps: int) -> None:
