@@ -62,7 +62,9 @@ class Sharding:
             policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
         for layer in decoder_layers(model):
             fully_shard(layer, mesh=self.mesh, offload_policy=policy)
-        fully_shard(model, mesh=self.mesh, offload_policy=policy)
+        # By default a whole model's own parameters stay gathered after a pass, which a backward pass ends. After one
+        # without, an optimiser would be given what is no shard, and the next update would go unseen.
+        fully_shard(model, mesh=self.mesh, offload_policy=policy, reshard_after_forward=True)
         for module in sharded_modules(model):
             # gloo can sum, but neither average nor scale.
             module.set_force_sum_reduction_for_comms(True)
@@ -135,11 +137,13 @@ def prove_head(model: PreTrainedModel) -> None:
 def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
     """A sharded model's whole weights, on the first process's host, empty on the others; None for any other model.
 
-    All processes are to ask for them.
+    Those that are tied come once. All processes are to ask for them.
     """
     if not is_sharded(model):
         return None
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - dict(model.named_parameters()).keys()
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return {name: tensor for name, tensor in weights.items() if name not in tied}
 
 
 def computing_device(model: PreTrainedModel) -> torch.device:

@@ -69,7 +69,7 @@ def _whole(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in modules:
-            module.set_reshard_after_forward(module is not model, recurse=False)
+            module.set_reshard_after_forward(True, recurse=False)
             module.reshard()
 
 
@@ -81,7 +81,8 @@ def _in_step(model: nn.Module, ranks: Ranks, every: int = ASK_EVERY) -> Iterator
     and none is left waiting.
     """
     pace = _Pace(ranks, every)
-    handle = model.register_forward_pre_hook(lambda *_: pace.before_own_pass())
+    # Before the model's own hook, which gathers: everyone asks first and gathers then.
+    handle = model.register_forward_pre_hook(lambda *_: pace.before_own_pass(), prepend=True)
     try:
         yield
         handle.remove()
@@ -89,8 +90,6 @@ def _in_step(model: nn.Module, ranks: Ranks, every: int = ASK_EVERY) -> Iterator
             _pass(model)
     finally:
         handle.remove()
-        for module in sharded_modules(model):
-            module.reshard()
 
 
 class _Pace:

@@ -133,7 +133,9 @@ class Summary:
         self.add(**{when: figures})
         low, high = figures.get("ci95", (0.0, 0.0))
         right = f"pass@1 {figures['pass@1']:.3f} [{low:.3f}, {high:.3f}], " if "pass@1" in figures else ""
-        self.say(f"{when} training: {right}mean length {figures['mean_length']:.1f}, format {figures['format']:.2f}")
+        self.say(
+            f"{when} training: {right}mean length {figures['mean_length']:.1f}, format {figures['format']:.2f}"
+        )
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
