@@ -23,8 +23,8 @@ PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
 COMMON = ("trainer.accelerator=cpu", "logger=none", "optimizer.eps=1e-4")
 
-# 3 prompts on 2 processes, 5 and 4 rows an update in passes of 2: nothing comes out even, and in the evaluation's second
-# batch one of the processes has nothing to do.
+# 3 prompts on 2 processes, 5 and 4 rows an update in passes of 2: nothing comes out even, and in the second batch of an
+# evaluation one of the processes has nothing to do.
 GRPO = (
     *COMMON,
     "algorithm=grpo",
@@ -48,7 +48,14 @@ GRPO = (
     "completions.every=1",
     "data.limit=200",
 )
-SFT = (*COMMON, "experiment=sft", "sft.steps=2", "sft.batch_size=5", "sft.micro_batch_tokens=100", "data.validation=0.25")
+SFT = (
+    *COMMON,
+    "experiment=sft",
+    "sft.steps=2",
+    "sft.batch_size=5",
+    "sft.micro_batch_tokens=100",
+    "data.validation=0.25",
+)
 SCORER = (
     *COMMON,
     "experiment=preference_model",

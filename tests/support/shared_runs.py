@@ -1,4 +1,4 @@
-"""Runs of stages by all processes of a launch, one after the other: torchrun's program, and what its tests compare with.
+"""Stages run by all processes of a launch, one after the other: torchrun's program, and what tests compare with.
 
 ``torchrun --nproc-per-node 2 shared_runs.py FOLDER CASES.json``: CASES maps a run's name to its overrides.
 """
