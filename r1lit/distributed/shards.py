@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed import checkpoint
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 REST = "rest.pt"
@@ -42,7 +42,7 @@ def load_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     reader = _Reader(folder)
     if missing := sorted(set(tensors) - set(reader.names())):
         raise ShardsError(f"{folder} lacks {len(missing)} tensors ({', '.join(missing[:3])})")
-    checkpoint.load(dict(tensors), storage_reader=reader, planner=_TensorsOnly())
+    checkpoint.load(dict(tensors), storage_reader=reader)
 
 
 def read_whole(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ def read_whole(folder: Path, prefix: str) -> dict[str, Tensor]:
         for name, stored in reader.read_metadata().state_dict_metadata.items()
         if name.startswith(prefix) and isinstance(stored, TensorStorageMetadata)
     }
-    checkpoint.load(found, storage_reader=reader, planner=_TensorsOnly(), no_dist=True)
+    checkpoint.load(found, storage_reader=reader, no_dist=True)
     return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
@@ -81,20 +81,13 @@ class _Reader(FileSystemReader):
 
 
 class _Index(pickle.Unpickler):
-    """Unpickles what the index of a checkpoint is made of, and refuses all else, which could run code."""
+    """Unpickles what an index of tensors is made of, and refuses all else, which could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if (module, name) not in KNOWN and not is_dtype:
             raise pickle.UnpicklingError(f"the index of a checkpoint names {module}.{name}, which it has no use for")
         return super().find_class(module, name)
-
-
-class _TensorsOnly(DefaultLoadPlanner):
-    """Refuses values that are no tensors: they would be unpickled."""
-
-    def load_bytes(self, read_item: Any, value: Any) -> None:
-        raise pickle.UnpicklingError(f"{read_item.dest_index.fqn} is no tensor")
 
 
 KNOWN = frozenset(
@@ -109,6 +102,8 @@ KNOWN = frozenset(
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
         ("torch.serialization", "_get_layout"),
         ("torch", "Size"),
+        ("pathlib", "PosixPath"),
+        ("pathlib._local", "PosixPath"),
     }
 )
-"""Classes and functions that the index is made of."""
+"""What an index of tensors is made of. A value that is no tensor would be a pickle of its own, and is not in it."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from r1lit.data.stream import PromptStream
+from r1lit.distributed.launch import launched
 from r1lit.functional import has_variance, pass_at_k
 from r1lit.settings import UserError
 from r1lit.stages.run import Run
@@ -127,15 +128,20 @@ def _advice(found: Preflight) -> str:
 
 
 def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
-    """Bytes a training step needs, the larger of its two phases: sampling (cache) and updating (activations)."""
+    """Bytes a training step needs, the larger of its two phases: sampling (cache) and updating (activations).
+
+    In each process, where several share the work; a layer that is gathered from shards is not counted.
+    """
+    ranks, trainer = bench.ranks, run.trainer
+    shards = ranks.size // trainer.replicas_of(launched()) if trainer.strategy == "fsdp" else 1
     config = bench.policy.config.get_text_config()
     parameters = sum(parameter.numel() for parameter in bench.policy.parameters())
     width = next(bench.policy.parameters()).element_size()
-    weights = parameters * width * (5 if run.algorithm.kl_coef else 4)
+    weights = parameters * width * (5 if run.algorithm.kl_coef else 4) / shards
     tokens = longest_prompt + run.rollout.max_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rows = min(run.rollout.max_batch_rows, run.algorithm.prompts_per_step * run.algorithm.group_size)
+    rows = min(run.rollout.max_batch_rows, -(-run.algorithm.prompts_per_step // ranks.size) * run.algorithm.group_size)
     cache = 2 * config.num_hidden_layers * heads * head_width * rows * tokens * width
     kept = 2 if run.model.gradient_checkpointing else 16
     activations = kept * config.num_hidden_layers * config.hidden_size * tokens * run.algorithm.micro_batch_rows * width
