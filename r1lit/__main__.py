@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import r1lit
+from r1lit.distributed.launch import first_to_say, join, launched, leave
 from r1lit.overrides import prepare
 from r1lit.rewards.plugins import plugin_problems
 from r1lit.rewards.targets import plugin_paths
@@ -59,7 +60,17 @@ class PluginSearchPath(SearchPathPlugin):
 
 @cache
 def run_directory(runs: str, name: str) -> str:
-    """A fresh ``<runs>/<name>/<time>``, made at once so that two runs of one second never share it."""
+    """A fresh ``<runs>/<name>/<time>``, made at once so that two runs of one second never share it; the same one in all
+    processes of a run."""
+    store, key = join(), f"directory/{runs}/{name}"
+    if store is None:
+        return _fresh(runs, name)
+    if launched().first:
+        store.set(key, _fresh(runs, name))
+    return store.get(key).decode()
+
+
+def _fresh(runs: str, name: str) -> str:
     parent, stamp = Path(runs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +154,8 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> float | None:
     from r1lit.stages.dispatch import run_stage
     from r1lit.stages.run import RESUMABLE, read
 
-    directory = Path(HydraConfig.get().runtime.output_dir)
+    together()
+    directory, first = Path(HydraConfig.get().runtime.output_dir), launched().first
     typed = list(HydraConfig.get().overrides.task)
     kept = _kept(directory)
     try:
@@ -156,21 +168,52 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> float | None:
                 _keep(directory, {"config.yaml": OmegaConf.to_yaml(config, resolve=True), OVERRIDES: own})
 
         run_stage(settings, composed, accept)
+        if not first:
+            return None
         if settings.command.dry_run:
             _discard(directory)
         else:
             conclude(directory)
         return objective(directory)
     except UserError as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError) and first:
             # What was refused does not hold the next time.
             _keep(directory, kept)
         # The other runs of a sweep go on, unless the user has stopped this one.
         if HydraConfig.get().mode == RunMode.MULTIRUN and error.exit_code < SIGNALLED:
             raise _refused(error, directory) from error
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError) and first:
             _discard(directory)
         _leave(error)
+
+
+def together() -> None:
+    """Wait until every process has come so far: from here on the first one may remove what all have made."""
+    if join() is not None:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+QUIET = (
+    "hydra.output_subdir=null",
+    "~hydra.job_logging.handlers.file",
+    "hydra.job_logging.root.handlers=[console]",
+    "hydra.job_logging.handlers.console.level=ERROR",
+)
+"""What every process but the first tells Hydra: to write nothing, and to say what goes wrong alone."""
+
+
+def _among_others(arguments: Sequence[str]) -> list[str]:
+    """The arguments of this process of a run.
+
+    Raises:
+        ConfigError: for a sweep, whose runs Hydra would start one by one in each process.
+    """
+    if launched().size > 1 and {"-m", "--multirun"} & set(arguments):
+        found = f"{launched().by} has started {launched().size} processes of one run"
+        raise ConfigError([f"-m is a sweep, but {found}; start a W&B agent, and have it start the processes"])
+    return [*arguments, *(() if launched().first else QUIET)]
 
 
 def _kept(directory: Path) -> dict[str, str]:
@@ -229,7 +272,8 @@ def _discard(directory: Path) -> None:
 
 
 def _leave(error: UserError) -> NoReturn:
-    print(f"r1lit: {error}", file=sys.stderr)
+    if first_to_say(str(error)):
+        print(f"r1lit: {error}", file=sys.stderr, flush=True)
     logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
     if error.exit_code > SIGNALLED and os.environ.get("WANDB_SWEEP_ID"):
         # An agent of W&B takes an exit code for a failure and gives up after five; a run that it stopped is none.
@@ -249,10 +293,11 @@ def main() -> None:
     """Entry point of the ``r1lit`` command."""
     OmegaConf.register_new_resolver("r1lit.run_dir", run_directory, replace=True)
     Plugins.instance().register(PluginSearchPath)
+    join()
     try:
         if broken := plugin_problems(plugin_paths()):
             raise ConfigError(broken)
-        arguments, problems = prepare(resumed(sys.argv[1:]), config_groups())
+        arguments, problems = prepare(_among_others(resumed(sys.argv[1:])), config_groups())
         _require_plugins(arguments)
         if problems and any(argument.startswith("-") for argument in arguments):
             raise ConfigError(problems)
@@ -271,6 +316,7 @@ def main() -> None:
         hydra.main(config_directory(), "config", version_base="1.3")(task)()
     finally:
         _compare(sweeps)
+    leave()
 
 
 def _compare(sweeps: Sequence[Path]) -> None:

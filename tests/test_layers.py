@@ -16,6 +16,7 @@ ORDER = [
     "functional",
     "text",
     "models",
+    "distributed",
     "data",
     "rollout",
     "sandbox",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from types import FrameType
@@ -12,6 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from r1lit.callbacks.storage import storing
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.settings import SIGNALLED, UserError
 
 
@@ -26,21 +28,21 @@ class RunInterruptedError(UserError):
 class Checkpointer(Callback):
     """Saves ``checkpoints/step_000050.ckpt`` after every ``every``-th step, at the end, and when asked to stop.
 
-    A checkpoint is written under another name and then renamed, so a crash or a full disk never leaves half a one
-    under a checkpoint's name. On SIGINT or SIGTERM the step under way is finished and saved first; a second SIGINT
-    stops at once.
+    A checkpoint is a file, or a directory of shards. It is written under another name and then renamed, so a crash or a
+    full disk never leaves half a one under a checkpoint's name. On SIGINT or SIGTERM, to any of the processes, the step
+    under way is finished and saved first; a second SIGINT stops at once.
     """
 
-    def __init__(self, directory: Path, every: int, keep: int):
-        self.directory, self.every, self.keep = directory, every, keep
+    def __init__(self, directory: Path, every: int, keep: int, ranks: Ranks = ALONE):
+        self.directory, self.every, self.keep, self.ranks = directory, every, keep, ranks
         self.folder = directory / "checkpoints"
         self._signum: int | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         # What a run that was killed while it saved has left.
-        for part in self.folder.glob("*.part"):
-            part.unlink()
+        for part in self.folder.glob("*.part") if self.ranks.first else ():
+            _remove(part)
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._ask_to_stop)
 
@@ -55,10 +57,12 @@ class Checkpointer(Callback):
     ) -> None:
         done = batch.step + 1
         finished = done == module.total_steps
-        if self._signum is not None or (self.every and (done % self.every == 0 or finished)):
+        # Processes hear of a signal at different times, if at all, and must stop after the same step.
+        signum = self.ranks.largest(self._signum or 0)
+        if signum or (self.every and (done % self.every == 0 or finished)):
             self.save(trainer, done)
-        if self._signum is not None and not finished:
-            raise RunInterruptedError(self._signum, self.directory)
+        if signum and not finished:
+            raise RunInterruptedError(signum, self.directory)
 
     def save(self, trainer: Trainer, step: int) -> None:
         """Write the state after ``step`` steps, then drop all but the newest.
@@ -78,11 +82,13 @@ class Checkpointer(Callback):
                 logger.save()
             try:
                 trainer.save_checkpoint(part)
-                os.replace(part, target)
+                if self.ranks.first:
+                    _replace(part, target)
             finally:
-                part.unlink(missing_ok=True)
-        for old in checkpoints(self.directory)[: -self.keep]:
-            old.unlink()
+                if self.ranks.first:
+                    _remove(part)
+        for old in checkpoints(self.directory)[: -self.keep] if self.ranks.first else ():
+            _remove(old)
 
     def _way_back(self) -> str:
         found = checkpoints(self.directory)
@@ -97,6 +103,23 @@ class Checkpointer(Callback):
         while self._previous:
             signum, handler = self._previous.popitem()
             signal.signal(signum, handler)
+
+
+def _replace(part: Path, target: Path) -> None:
+    """Give a checkpoint its name, also where one of this name is there: a file gives way by itself, shards do not."""
+    old = target.rename(target.with_suffix(".old.part")) if target.is_dir() else None
+    os.replace(part, target)
+    if old:
+        shutil.rmtree(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, in one file or in shards, if it is there."""
+    if path.is_dir():
+        # Under another name first: what is left of it, should this be interrupted, is then no checkpoint.
+        shutil.rmtree(path if path.suffix == ".part" else path.rename(path.with_suffix(".old.part")))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def checkpoints(directory: Path) -> list[Path]:

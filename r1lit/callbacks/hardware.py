@@ -28,6 +28,11 @@ class Peak:
     tflops: float | None = None
     bandwidth_gbs: float | None = None
 
+    def times(self, devices: int) -> Peak:
+        """What so many of it do together."""
+        both = (None if figure is None else figure * devices for figure in (self.tflops, self.bandwidth_gbs))
+        return Peak(self.device if devices == 1 else f"{devices} x {self.device}", *both)
+
 
 GPUS: Mapping[str, tuple[float, float]] = {
     "NVIDIA B200": (2250, 8000),

@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import torch
 from pydantic import model_validator
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -188,19 +188,23 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike, merge: bool = True
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike,
+    merge: bool = True,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a Hugging Face model directory: safetensors, configs, tokenizer and chat template.
 
     Adapters are added to the weights; without ``merge`` they are written alone, in PEFT's format. The folder is
-    complete or not there at all; one that exists already is replaced.
+    complete or not there at all; one that exists already is replaced. ``weights`` are a sharded model's.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (folder.with_name(f".{folder.name}.{kind}-{uuid4().hex[:8]}") for kind in ("new", "old"))
     try:
         if not adapted(model):
-            model.save_pretrained(fresh)
+            model.save_pretrained(fresh, state_dict=weights)
         elif merge:
             save_merged(model, fresh)
         else:

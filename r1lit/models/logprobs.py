@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from r1lit.functional import head_logprobs, head_predictions
+from r1lit.models.forward import inside_forward
 from r1lit.models.packing import Packed
 
 _PROBE_TOKENS = 8
@@ -26,6 +27,7 @@ class Head:
 _HEADS: WeakKeyDictionary[PreTrainedModel, Head] = WeakKeyDictionary()
 
 
+@inside_forward
 def completion_logprobs(
     model: PreTrainedModel, part: Packed, completion_mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
@@ -44,6 +46,7 @@ def completion_logprobs(
     return _grid(logprobs, completion_mask), _grid(entropy, completion_mask)
 
 
+@inside_forward
 def target_predictions(model: PreTrainedModel, part: Packed) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability of each target, the entropy of what it was predicted by, and whether it was the likeliest token.
 
@@ -102,7 +105,7 @@ def _prove(model: PreTrainedModel, head: Head) -> None:
     # In the weights' own arithmetic: autocast rounds a cap on the logits by more than a wrong head might differ.
     with torch.autocast(output.weight.device.type, enabled=False):
         expected = model(input_ids=ids, use_cache=False).logits.float()
-        logits = output(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float() * head.scale
+        logits = _unscaled(model, ids).float() * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     tolerance = 1e-3 if output.weight.dtype == torch.float32 else 5e-2
@@ -111,3 +114,8 @@ def _prove(model: PreTrainedModel, head: Head) -> None:
             f"{type(model).__name__}'s logits differ from {head} applied to its hidden states, so their "
             "log-probabilities would be wrong; use a model whose head is linear, scaled or soft-capped"
         )
+
+
+@inside_forward
+def _unscaled(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    return model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from r1lit.models.attention import VARLEN, attention_of
+from r1lit.models.forward import inside_forward
 
 Packing = Literal["auto", "packed", "padded"]
 
@@ -224,6 +225,7 @@ class _Probe:
     trained: Tensor
 
 
+@inside_forward
 def _hidden(model: PreTrainedModel, part: Packed) -> Tensor:
     return model.base_model(**part.inputs(model), use_cache=False).last_hidden_state.float()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -53,9 +53,11 @@ class AdapterReference(nn.Module):
             mine.data, its.data = its.data, mine.data
 
 
-def make_reference(policy: PreTrainedModel) -> nn.Module:
-    """The policy as it is now, to be kept while it moves on."""
-    return AdapterReference(policy) if adapted(policy) else clone_frozen(policy)
+def make_reference(
+    policy: PreTrainedModel, copied: Callable[[PreTrainedModel], nn.Module] = clone_frozen
+) -> nn.Module:
+    """The policy as it is now, to be kept while it moves on: a copy, unless adapters are all that moves."""
+    return AdapterReference(policy) if adapted(policy) else copied(policy)
 
 
 @contextmanager

@@ -9,9 +9,11 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from r1lit.distributed.plan import frozen_reference
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
 from r1lit.models.logprobs import completion_logprobs
-from r1lit.models.packing import Packed, Packing, micro_batches
+from r1lit.models.packing import Packed, Packing
 from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.modules.ahead import Ahead
 from r1lit.modules.compute import Cost, Work, step_work
@@ -19,6 +21,7 @@ from r1lit.modules.experience import Experience, concatenate, take, trajectories
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.mismatch import Mismatch
 from r1lit.modules.optimizer import apply_settings, build_optimizer
+from r1lit.modules.passes import passes
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
 from r1lit.modules.update import Updates
@@ -52,6 +55,7 @@ class GRPO(lightning.LightningModule):
             weights of its own. 0: from its own.
         prompts_at: any step's prompts, which sampling ahead asks for.
         seed: with the step's number it decides every random choice of a step, so a resumed run needs no state.
+        ranks: the processes that share a step's work; its rewards give the same table to all of them.
     """
 
     def __init__(
@@ -67,11 +71,13 @@ class GRPO(lightning.LightningModule):
         seed: int = 0,
         staleness: int = 0,
         prompts_at: Callable[[int], Sequence[Prompt]] | None = None,
+        ranks: Ranks = ALONE,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
-        self.reference = make_reference(policy) if algorithm.kl_coef > 0 else None
+        self.ranks = ranks
+        self.reference = make_reference(policy, frozen_reference) if algorithm.kl_coef > 0 else None
         self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
         self.packing, self.timer = packing, PhaseTimer()
@@ -80,7 +86,7 @@ class GRPO(lightning.LightningModule):
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
         self.work: dict[str, Work] = {}
-        self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm")
+        self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm", ranks)
 
     def on_train_start(self) -> None:
         # transformers loads models in evaluation mode, in which they would not checkpoint their activations.
@@ -97,9 +103,18 @@ class GRPO(lightning.LightningModule):
     def teardown(self, stage: str) -> None:
         self.ahead.close()
 
+    optional_weights = ("reference.",)
+    """What a checkpoint may lack."""
+
+    def configure_model(self) -> None:
+        """Whoever made the models has sharded them, where they are."""
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Let a run resume with a KL that it did not have before, from the initial model, or without the one it had."""
         self.ahead.load_state_dict(checkpoint.get("ahead", []), self.asked)
+        if "state_dict" not in checkpoint:
+            # Of shards, each was put where it belongs already.
+            return
         state = checkpoint["state_dict"]
         mine = {} if self.reference is None else self.reference.state_dict(prefix="reference.")
         for name in [name for name in state if name.startswith("reference.") and name not in mine]:
@@ -130,7 +145,7 @@ class GRPO(lightning.LightningModule):
             self.ahead.follow()
             self.work = self.count_work()
             flops = sum(work.flops for work in self.work.values())
-            metrics |= means.read() | self.mismatch.read()
+            metrics |= means.read(self.ranks) | self.mismatch.read(self.ranks)
             metrics |= {"updates_skipped": float(self.updates.skipped), "perf/flops": flops}
         self.metrics = metrics | self.timer.pop()
 
@@ -203,23 +218,24 @@ class GRPO(lightning.LightningModule):
     def logprobs_under(self, model: nn.Module, rollout: Rollout, rows: Tensor) -> Tensor:
         """float32 [N, T], the log-probs of some rows' completions under a model; 0 for the others."""
         table = torch.zeros_like(rollout.logprobs)
-        for part in self.passes(model, trajectories(rollout, rows)):
+        for part, counts in self.passes(model, trajectories(rollout, rows)) if len(rows) else ():
             places = rows[list(part.places)]
             mask = rollout.completion_mask[places]
             width = int(mask.sum(-1).max())
             logprobs, _ = completion_logprobs(model, part, mask[:, :width], temperature=self.temperature)
-            table[places, :width] = logprobs.float()
-        return table
+            if counts:
+                table[places, :width] = logprobs.float()
+        return self.ranks.sum(table)
 
-    def passes(self, model: nn.Module, items: Sequence[Trajectory]) -> Iterator[Packed]:
-        """Trajectories in passes through a model that fit into memory."""
-        for part in micro_batches(model, items, self.algorithm.micro_batch_tokens, self.packing):
-            yield part.to(self.device)
+    def passes(self, model: nn.Module, items: Sequence[Trajectory]) -> Iterator[tuple[Packed, bool]]:
+        """This process's trajectories in passes through a model that fit into memory, and whether a pass counts."""
+        return passes(model, items, self.algorithm.micro_batch_tokens, self.packing, self.ranks)
 
     def update(self, minibatch: Minibatch, means: Means) -> None:
         """One optimiser step on a minibatch, in micro-batches; skipped where loss or gradient is not finite."""
         parts = self.passes(self.policy, minibatch.trajectories)
-        self.updates.take(self, self.policy, (self.loss(part, minibatch) for part in parts), means)
+        losses = (self.loss(part, minibatch) if counts else self.nothing(part, minibatch) for part, counts in parts)
+        self.updates.take(self, self.policy, losses, means)
 
     def loss(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
@@ -240,6 +256,12 @@ class GRPO(lightning.LightningModule):
             self.mismatch.correction(old, part.sampling_logprobs, trained),
         )
         return loss, sums | {"entropy": (entropy.sum(), part.completion_mask.sum())}
+
+    def nothing(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+        """A pass that adds nothing to the update, for what it lets other processes do."""
+        mask = take(minibatch, packed.places).completion_mask
+        logprobs, _ = completion_logprobs(self.policy, packed, mask, temperature=self.temperature)
+        return 0.0 * logprobs.sum(), {}
 
     def varied(self, scored: Scored) -> Tensor:
         """bool [B], True where the group's completions did not all get the same reward."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import has_variance
 from r1lit.types import Scored
 
@@ -25,9 +26,15 @@ class Means:
             self._sums[name] = self._sums[name] + total
             self._counts[name] = self._counts[name] + count
 
-    def read(self) -> dict[str, float]:
-        """Every mean as a float."""
-        return {name: float(total) / max(float(self._counts[name]), 1e-12) for name, total in self._sums.items()}
+    def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Every mean as a float, over what all processes added."""
+        sums: defaultdict[str, float] = defaultdict(float)
+        counts: defaultdict[str, float] = defaultdict(float)
+        for table in ranks.gather({name: (float(self._sums[name]), float(self._counts[name])) for name in self._sums}):
+            for name, (total, count) in table.items():
+                sums[name] += total
+                counts[name] += count
+        return {name: total / max(counts[name], 1e-12) for name, total in sums.items()}
 
 
 def rollout_metrics(scored: Scored) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional.sampling_correction import sampling_difference, sampling_ratio
 from r1lit.modules.settings import AlgorithmSettings
 from r1lit.rollout.sampler import Sampler
@@ -53,14 +54,18 @@ class Mismatch:
         self._ratios.append(_extent(ratio[mask] if ratio.shape == mask.shape else ratio.flatten()))
         return ratio
 
-    def read(self) -> dict[str, float]:
-        """The step's metrics, under TRL's names; the next step begins anew."""
+    def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """The step's metrics, under TRL's names, of all processes; the next step begins anew."""
+        if not self.wanted:
+            return {}
         metrics = {}
-        if self._differences:
-            _, mean, largest = _summary(self._differences)
+        noted = ranks.gather([[part.cpu() for part in parts] for parts in (self._differences, self._ratios)])
+        differences, ratios = ([part for each in noted for part in each[kind]] for kind in (0, 1))
+        if differences:
+            _, mean, largest = _summary(differences)
             metrics = {f"{DIFFERENCE}/mean": mean, f"{DIFFERENCE}/max": largest}
-        if self._ratios:
-            smallest, mean, largest = _summary(self._ratios)
+        if ratios:
+            smallest, mean, largest = _summary(ratios)
             metrics |= {f"{RATIO}/min": smallest, f"{RATIO}/mean": mean, f"{RATIO}/max": largest}
         self._differences, self._ratios = [], []
         return metrics

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from r1lit.data.demonstrations import Demonstration
 from r1lit.data.module import StepBatch
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics, supervised_loss
 from r1lit.models.logprobs import target_predictions
-from r1lit.models.packing import Packed, Packing, micro_batches
+from r1lit.models.packing import Packed, Packing
 from r1lit.modules.compute import Work, training_work
 from r1lit.modules.metrics import Means
 from r1lit.modules.optimizer import apply_settings, build_optimizer
+from r1lit.modules.passes import passes
 from r1lit.modules.settings import OptimizerSettings, SFTSettings
 from r1lit.modules.timing import PhaseTimer
 from r1lit.modules.update import Updates
@@ -34,6 +36,7 @@ class SFT(lightning.LightningModule):
         steps: updates of the whole run.
         rows: demonstrations there are to train on, which make an epoch.
         packing: whether demonstrations share the rows of a pass.
+        ranks: the processes that share each batch.
     """
 
     def __init__(
@@ -44,13 +47,14 @@ class SFT(lightning.LightningModule):
         steps: int,
         rows: int,
         packing: Packing = "auto",
+        ranks: Ranks = ALONE,
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.policy = policy
+        self.policy, self.ranks = policy, ranks
         self.settings, self.optimizer, self.total_steps, self.rows = settings, optimizer, steps, rows
         self.packing = packing
-        self.updates = Updates(settings.max_grad_norm, settings.max_skipped_updates, "sft")
+        self.updates = Updates(settings.max_grad_norm, settings.max_skipped_updates, "sft", ranks)
         self.timer = PhaseTimer()
         self.metrics: dict[str, float] = {}
         self.work: dict[str, Work] = {}
@@ -60,6 +64,9 @@ class SFT(lightning.LightningModule):
         self.policy.train()
         # A resumed run goes by the settings it is given, not by those its checkpoint was saved under.
         apply_settings(self.optimizers().optimizer, self.lr_schedulers(), self.optimizer)
+
+    def configure_model(self) -> None:
+        """Whoever made the model has sharded it, where it is."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what ends an answer, which the demonstrations say: an export from here needs it."""
@@ -79,14 +86,14 @@ class SFT(lightning.LightningModule):
             "epoch": (step + 1) * self.settings.batch_size / self.rows,
             "updates_skipped": float(self.updates.skipped),
             "perf/flops": self.work["update"].flops,
-            **means.read(),
+            **means.read(self.ranks),
             **self.timer.pop(),
         }
 
     def losses(self, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[Tensor, Metrics]]:
         """Each micro-batch's share of the update's loss, with its metrics as sums and counts."""
         trained = trained_tokens(demonstrations)
-        for part in self.parts(demonstrations):
+        for part, counts in self.parts(demonstrations):
             logprobs, sums = predictions(self.policy, part)
             loss = supervised_loss(
                 logprobs,
@@ -95,23 +102,15 @@ class SFT(lightning.LightningModule):
                 total_rows=len(demonstrations),
                 tokens_per_row=self.settings.tokens_per_sample,
             )
-            yield loss, sums
+            yield (loss, sums) if counts else (0.0 * loss, {})
 
-    def parts(self, demonstrations: Sequence[Demonstration]) -> Iterator[Packed]:
-        """The demonstrations in passes that fit into memory."""
-        return passes(self.policy, demonstrations, self.settings, self.packing)
+    def parts(self, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[Packed, bool]]:
+        """This process's demonstrations in passes that fit into memory, and whether a pass counts."""
+        return passes(self.policy, demonstrations, self.settings.micro_batch_tokens, self.packing, self.ranks)
 
     def configure_optimizers(self):
         optimizer, schedule = build_optimizer(self.policy, self.optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def passes(
-    policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings, packing: Packing
-) -> Iterator[Packed]:
-    """Demonstrations in passes of the settings' size, on the policy's device."""
-    for part in micro_batches(policy, demonstrations, settings.micro_batch_tokens, packing):
-        yield part.to(policy.device)
 
 
 def trained_tokens(demonstrations: Sequence[Demonstration]) -> int:
@@ -128,14 +127,19 @@ def predictions(policy: PreTrainedModel, part: Packed) -> tuple[Tensor, Metrics]
 
 @torch.no_grad()
 def demonstration_figures(
-    policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings, packing: Packing = "auto"
+    policy: PreTrainedModel,
+    demonstrations: Sequence[Demonstration],
+    settings: SFTSettings,
+    packing: Packing = "auto",
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """How well a policy foretells demonstrations: the mean over their trained tokens of loss and accuracy."""
     means = Means()
-    for part in passes(policy, demonstrations, settings, packing):
+    for part, counts in passes(policy, demonstrations, settings.micro_batch_tokens, packing, ranks):
         logprobs, sums = predictions(policy, part)
-        means.add(sums | {"loss": (-logprobs.double().sum(), float(len(logprobs)))})
-    figures = means.read()
+        if counts:
+            means.add(sums | {"loss": (-logprobs.double().sum(), float(len(logprobs)))})
+    figures = means.read(ranks)
     loss = figures["loss"]
     return {
         "loss": loss,

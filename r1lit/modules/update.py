@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics
 from r1lit.modules.metrics import Means
 from r1lit.settings import UserError
@@ -26,13 +28,14 @@ class Updates:
         max_grad_norm: clip the gradient's norm to this; 0 does not clip.
         max_skipped: stop after so many updates in a row with a loss or a gradient that is not finite.
         section: of the settings that these two come from, for the message.
+        ranks: the processes whose losses and gradients add up to an update's.
 
     Attributes:
         skipped: updates left out since the last ``reset``.
     """
 
-    def __init__(self, max_grad_norm: float, max_skipped: int, section: str):
-        self.max_grad_norm, self.max_skipped, self.section = max_grad_norm, max_skipped, section
+    def __init__(self, max_grad_norm: float, max_skipped: int, section: str, ranks: Ranks = ALONE):
+        self.max_grad_norm, self.max_skipped, self.section, self.ranks = max_grad_norm, max_skipped, section, ranks
         self.skipped = self.skipped_in_a_row = 0
 
     def take(
@@ -47,8 +50,8 @@ class Updates:
         Args:
             module: whose optimiser it is.
             model: what is updated.
-            losses: each micro-batch's share of the loss, with its metrics as sums and counts; they are made one by one,
-                each freed by its backward pass before the next.
+            losses: the share of the loss that each of this process's micro-batches has, with its metrics as sums and
+                counts; they are made one by one, each freed by its backward pass before the next.
             means: where these metrics go, and ``loss``, ``grad_norm`` and ``lr``.
 
         Returns:
@@ -64,8 +67,9 @@ class Updates:
             module.manual_backward(loss)
             shares.append(loss.detach())
             means.add(sums)
-        loss = torch.stack(shares).sum()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm or float("inf"))
+        loss = self.ranks.sum(torch.stack(shares).sum() if shares else torch.zeros((), device=module.device))
+        self.ranks.sum_gradients(model.parameters())
+        norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm or float("inf")))
         means.add({"lr": (float(optimizer.param_groups[0]["lr"]), 1.0)})
         if not torch.isfinite(norm) & torch.isfinite(loss):
             self._skip(loss, norm)
@@ -89,3 +93,8 @@ class Updates:
                 f"({norm.item()}) that is not finite, and were skipped; lower optimizer.lr, set "
                 f"{self.section}.max_grad_norm, or train in a wider trainer.precision. The last checkpoint is sound."
             )
+
+
+def whole(value: Tensor) -> Tensor:
+    """A figure over all shards, where it is one."""
+    return value.full_tensor() if isinstance(value, DTensor) else value

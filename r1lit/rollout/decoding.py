@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from r1lit.distributed.plan import computing_device
 from r1lit.models.attention import TORCH_VARLEN
 from r1lit.rollout.cache import keeps_everything, make_cache
 from r1lit.rollout.draw import UniformStream, draw
@@ -71,7 +72,7 @@ class Decoder:
     def __init__(
         self, model: nn.Module, prompts: Sequence[Sequence[int]], owners: Sequence[int], max_tokens: int, pad: int
     ):
-        self.model, self.device = model, model.get_input_embeddings().weight.device
+        self.model, self.device = model, computing_device(model)
         self._accepts = inspect.signature(model.forward).parameters
         lengths = torch.tensor([len(ids) for ids in prompts])
         self._used = width = int(lengths.max())

@@ -13,7 +13,8 @@ BLOCK_STEPS = 64
 class UniformStream:
     """Random numbers for N rows, one a step, that depend on the seed, the row and the step alone.
 
-    Rows may be retired, or decoded in several batches: what a row draws stays the same.
+    Rows may be retired, or decoded in several batches: what a row draws stays the same. With ``skip`` the rows are
+    counted from there on: so several processes can draw what one would.
 
     >>> stream = UniformStream(seed=7, rows=3, device="cpu")
     >>> later = stream.step(65)
@@ -21,17 +22,18 @@ class UniformStream:
     True
     """
 
-    def __init__(self, seed: int, rows: int, device: torch.device | str):
+    def __init__(self, seed: int, rows: int, device: torch.device | str, skip: int = 0):
         self._generator = torch.Generator().manual_seed(seed)
-        self._rows, self._device = rows, device
+        self._rows, self._device, self._skip = rows, device, skip
         self._blocks = 0
         self._block = torch.empty(0)
 
     def step(self, t: int) -> Tensor:
-        """float64 [N], uniform in [0, 1). Steps may be skipped, but not asked for again once a later block began."""
+        """float64 [N - skip], uniform in [0, 1). Steps may be left out, but not asked for again once a later block
+        began."""
         while t >= self._blocks * BLOCK_STEPS:
             block = torch.rand(BLOCK_STEPS, self._rows, generator=self._generator, dtype=torch.float64)
-            self._block = block.to(self._device, non_blocking=True)
+            self._block = block[:, self._skip :].to(self._device, non_blocking=True)
             self._blocks += 1
         return self._block[t % BLOCK_STEPS]
 

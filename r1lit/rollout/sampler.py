@@ -33,11 +33,14 @@ class Sampler(Protocol):
         *,
         seed: int,
         on_group: OnGroup | None = None,
+        before: int = 0,
+        of: int | None = None,
     ) -> Rollout:
         """Draw ``group_size`` completions of each of the B prompts.
 
-        The same seed, prompts and weights give the same tokens. ``on_group(b, group)`` is called exactly once a
-        prompt, as soon as its last completion is finished.
+        The same seed, prompts and weights give the same tokens. Where the prompts are a part of ``of`` prompts and
+        ``before`` of these stand before them, they are given the tokens that they would be given among all.
+        ``on_group(b, group)`` is called exactly once a prompt, as soon as its last completion is finished.
         """
         ...
 

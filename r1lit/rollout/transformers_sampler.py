@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from r1lit.distributed.plan import computing_device
 from r1lit.models.loading import clone_frozen, copy_weights, stop_ids
 from r1lit.rollout.decoding import Decoder, Drawn, decode
 from r1lit.rollout.draw import UniformStream
@@ -58,6 +59,8 @@ class TransformersSampler:
         *,
         seed: int,
         on_group: OnGroup | None = None,
+        before: int = 0,
+        of: int | None = None,
     ) -> Rollout:
         """Draw ``group_size`` completions of each of the B prompts; see :class:`r1lit.rollout.sampler.Sampler`.
 
@@ -66,7 +69,7 @@ class TransformersSampler:
             NonFiniteLogitsError: if the model's logits are not finite.
         """
         self._check(prompts, group_size, sampling)
-        device = self.model.get_input_embeddings().weight.device
+        device = computing_device(self.model)
         drawn = Drawn.empty(len(prompts) * group_size, sampling.max_tokens, self._pad, device)
         stops = torch.tensor(self.stops, device=device)
         groups = GroupCollector(prompts, group_size, drawn, self.tokenizer, self.stops, on_group)
@@ -80,7 +83,7 @@ class TransformersSampler:
                     sampling.max_tokens,
                     self._pad,
                 )
-                uniforms = UniformStream(seed, len(prompts) * group_size, device)
+                uniforms = UniformStream(seed, (of or len(prompts)) * group_size, device, skip=before * group_size)
                 where = torch.tensor(rows, device=device)
                 decode(decoder, where, drawn, uniforms, stops, sampling, groups.finish)
         return groups.rollout(sampling)

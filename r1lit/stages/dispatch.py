@@ -10,6 +10,8 @@ from functools import partial
 from transformers.utils import logging as transformers_logging
 
 from r1lit.callbacks.storage import storing
+from r1lit.distributed.failing import one_for_all
+from r1lit.distributed.launch import launched
 from r1lit.settings import UserError
 from r1lit.stages.collect import collect
 from r1lit.stages.evaluate import rows, summarize
@@ -24,7 +26,7 @@ from r1lit.stages.profile import profile
 from r1lit.stages.reject import reject
 from r1lit.stages.reward_model import train_reward_model
 from r1lit.stages.run import RESUMABLE, Run
-from r1lit.stages.setup import workbench
+from r1lit.stages.setup import ranks_of, workbench
 from r1lit.stages.sft import sft
 from r1lit.stages.summary import Summary
 from r1lit.stages.try_reward import try_reward
@@ -51,14 +53,18 @@ def run_stage(run: Run, compose: Compose, accept: Callable[[], None] = lambda: N
     """
     transformers_logging.disable_progress_bar()
     try:
-        held = alone(run.directory) if run.command.stage in RESUMABLE else nullcontext()
-        with storing(run.directory), held:
-            summary = Summary(run.directory)
+        first, ranks = launched().first, ranks_of(run)
+        held = alone(run.directory) if run.command.stage in RESUMABLE and first else nullcontext()
+        with one_for_all(), storing(run.directory), held:
+            summary = Summary(run.directory, writes=first)
+            # What was measured before decides what is measured now.
+            summary.figures = ranks.from_first(summary.figures)
             summary.say(f"{run.command.stage}: {run.directory}")
             if run.command.stage == "pipeline":
                 _pipeline(run, summary, compose, accept)
             else:
-                accept()
+                if first:
+                    accept()
                 STAGES[run.command.stage](run, summary)
     except KeyboardInterrupt as error:
         raise StageInterruptedError(f"interrupted; what there is lies in {run.directory}") from error
@@ -68,7 +74,7 @@ def _recorded(stage: Stage) -> Stage:
     """The stage, with the way it ended kept in the summary."""
 
     def run_recorded(run: Run, summary: Summary) -> None:
-        with summary.recording():
+        with summary.recording(), one_for_all():
             stage(run, summary)
 
     return run_recorded
@@ -85,6 +91,8 @@ def _evaluate(run: Run, summary: Summary) -> None:
     with workbench(run) as bench:
         summary.show_prompts(bench.prompts)
         judged = measure(run, bench, summary)
+    if not summary.writes:
+        return
     with (run.directory / "samples.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(judged))
     summary.add(metric=run.evaluation.metric, evaluation=summarize(judged))

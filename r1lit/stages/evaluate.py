@@ -83,7 +83,7 @@ def evaluate(
         scored = rewards.gather(rollout)
         tables = scored.columns.view(len(batch), settings.k, -1)
         forms = _formatted(scored).view(len(batch), settings.k)
-        for group, table, form in zip(rollout.groups, tables, forms, strict=True):
+        for group, table, form in zip(scored.rollout.groups, tables, forms, strict=True):
             given = dict(zip(scored.names, table.T, strict=True))
             applies = rewards.rewards[settings.metric].applies(group.prompt.columns)
             judged.append(_judged(group, given, given[settings.metric], form, applies))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.callbacks.storage import storing
+from r1lit.distributed.launch import launched
+from r1lit.distributed.plan import whole_weights
+from r1lit.distributed.shards import read_rest, read_whole
 from r1lit.models.loading import save_model
 from r1lit.models.reward_model import Scoring, alone_problem, new_reward_model, set_scoring
 from r1lit.modules.low_bit import allow_low_bit_states
@@ -29,8 +34,7 @@ def export(run: Run, summary: Summary) -> None:
         raise ConfigError(
             [f"stage=export writes a run's last checkpoint, but {run.directory} has none; set resume=RUN_DIRECTORY"]
         )
-    allow_low_bit_states()
-    checkpoint = torch.load(found[-1], map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(found[-1])
     state = checkpoint["state_dict"]
     prefix = next(prefix for prefix in TRAINED if any(name.startswith(prefix) for name in state))
     model, tokenizer = TRAINED[prefix](run)
@@ -41,6 +45,14 @@ def export(run: Run, summary: Summary) -> None:
         model.generation_config.eos_token_id = checkpoint["stop_ids"]
     write_model(model, tokenizer, run)
     summary.say(f"{found[-1].name} is now in {run.directory / 'model'}")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's weights and the rest but the optimiser's state, whether it is in one file or in shards."""
+    if path.is_dir():
+        return read_rest(path) | {"state_dict": read_whole(path, "model.")}
+    allow_low_bit_states()
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _policy(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -67,11 +79,14 @@ TRAINED: Mapping[str, Callable[[Run], tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def write_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
-    """Write ``model/`` into the run's directory, whole or not at all.
+    """Write ``model/`` into the run's directory, whole or not at all; the first process does, with everyone's shards.
 
     Raises:
         StorageError: where there is no room for it, or no permission.
     """
+    weights = whole_weights(policy)
+    if not launched().first:
+        return
     saved = checkpoints(run.directory)
     with storing(run.directory / "model", f"then: r1lit stage=export resume={run.directory}" if saved else ""):
-        save_model(policy, tokenizer, run.directory / "model", run.model.lora.merge)
+        save_model(policy, tokenizer, run.directory / "model", run.model.lora.merge, weights)

@@ -76,6 +76,7 @@ def build_module(run: Run, bench: Workbench, stream: PromptStream) -> GRPO:
         seed=run.command.seed,
         staleness=run.rollout.staleness,
         prompts_at=stream.batch,
+        ranks=bench.ranks,
     )
 
 

@@ -14,13 +14,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from r1lit.callbacks.recorder import read_metrics
 from r1lit.callbacks.wandb_run import WandbRun
+from r1lit.distributed.launch import launched
 from r1lit.settings import ConfigError, UserError
 from r1lit.stages.run import SECTIONS, Run
 from r1lit.stages.summary import Summary
 
 
 def build_loggers(run: Run, checkpoint: str | None = None) -> list[Logger]:
-    """The logger that ``logger=`` names, writing into the run's directory.
+    """The logger that ``logger=`` names, writing into the run's directory; none in any process but the first.
 
     Args:
         run: the run's settings.
@@ -29,6 +30,8 @@ def build_loggers(run: Run, checkpoint: str | None = None) -> list[Logger]:
     Raises:
         ConfigError: where its package is not installed, or Weights & Biases has no key.
     """
+    if not launched().first:
+        return []
     settings, start = run.logger, steps_done(checkpoint)
     kinds: Mapping[str, Callable[[Run, int], list[Logger]]] = {
         "none": lambda run, start: [],

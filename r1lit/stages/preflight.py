@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from r1lit.data.stream import PromptStream
+from r1lit.distributed.launch import launched
 from r1lit.functional import has_variance, pass_at_k
 from r1lit.models.lora import trained_parameters
 from r1lit.settings import UserError
@@ -81,7 +82,7 @@ def preflight(run: Run, bench: Workbench) -> Preflight:
         pass_1=(right / size).mean().item(),
         pass_k=pass_at_k(size, right, size).mean().item(),
         varied_groups=has_variance(scored.columns, scored.weights, size).float().mean().item(),
-        truncated=rollout.truncated.float().mean().item(),
+        truncated=scored.rollout.truncated.float().mean().item(),
         mean_reward=scored.totals.mean().item(),
         rewards={name: _mean(scored.column(name)) for name in scored.names},
         metric=run.evaluation.metric,
@@ -132,16 +133,21 @@ def _advice(found: Preflight) -> str:
 
 
 def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
-    """Bytes a training step needs, the larger of its two phases: sampling (cache) and updating (activations)."""
+    """Bytes a training step needs, the larger of its two phases: sampling (cache) and updating (activations).
+
+    In each process, where several share the work; a layer that is gathered from shards is not counted.
+    """
+    ranks, trainer = bench.ranks, run.trainer
+    shards = ranks.size // trainer.replicas_of(launched()) if trainer.strategy == "fsdp" else 1
     config = bench.policy.config.get_text_config()
     width = next(bench.policy.parameters()).element_size()
     held, trained = _bytes(bench.policy.parameters()), _bytes(trained_parameters(bench.policy))
     # Gradients and the optimiser's two states are of what is trained, and so is the reference's copy.
-    weights = held + trained * (4 if run.algorithm.kl_coef else 3)
+    weights = (held + trained * (4 if run.algorithm.kl_coef else 3)) / shards
     tokens = longest_prompt + run.rollout.max_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rows = min(run.rollout.max_batch_rows, run.algorithm.prompts_per_step * run.algorithm.group_size)
+    rows = min(run.rollout.max_batch_rows, -(-run.algorithm.prompts_per_step // ranks.size) * run.algorithm.group_size)
     cache = 2 * config.num_hidden_layers * heads * head_width * rows * tokens * width
     kept = KEPT[run.model.activation_checkpointing]
     at_once = max(tokens, run.algorithm.micro_batch_tokens)

@@ -13,14 +13,14 @@ from r1lit.data.parting import Loaded
 from r1lit.data.preferences import LENGTHS, Judgement, load_judgements
 from r1lit.data.prompts import measured_keys
 from r1lit.data.stream import epochs
-from r1lit.models.reward_model import Scoring, new_reward_model, score_rows, set_scoring
-from r1lit.modules.reward_model import RewardModel
+from r1lit.models.reward_model import Scoring, new_reward_model, set_scoring
+from r1lit.modules.reward_model import RewardModel, shared_scores
 from r1lit.settings import ConfigError
 from r1lit.stages.export import write_model
 from r1lit.stages.loggers import build_loggers, logged
 from r1lit.stages.reward_figures import reward_figures
 from r1lit.stages.run import Run
-from r1lit.stages.setup import arithmetic, settle
+from r1lit.stages.setup import arithmetic, placed, ranks_of
 from r1lit.stages.summary import Summary
 from r1lit.stages.training import begin, mark, resume_point, train
 
@@ -58,7 +58,7 @@ def train_reward_model(run: Run, summary: Summary) -> None:
         train(
             run,
             summary,
-            RewardModel(model, run.reward_model, run.optimizer, steps),
+            RewardModel(model, run.reward_model, run.optimizer, steps, ranks_of(run)),
             epochs(judgements, run.data, run.reward_model.batch_size),
             loggers,
             checkpoint,
@@ -83,8 +83,7 @@ def load_scorer(run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model, tokenizer = new_reward_model(run.model, run.reward_model.head_std, run.command.seed)
     except (OSError, ValueError) as error:
         raise ConfigError([str(error)]) from error
-    settle(run, model)
-    return model, tokenizer
+    return placed(run, model), tokenizer
 
 
 def load(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Loaded[Judgement]:
@@ -132,7 +131,7 @@ def _scores(run: Run, model: PreTrainedModel, judgements: Sequence[Judgement]) -
     rows = [row for replies in zip(*(judgement.rows for judgement in judgements), strict=True) for row in replies]
     training = model.training
     with arithmetic(run):
-        scores = score_rows(model.eval(), rows, run.reward_model.micro_batch_rows)
+        scores = shared_scores(model.eval(), rows, run.reward_model.micro_batch_rows, ranks_of(run))
     model.train(training)
     return scores.view(-1, len(judgements))
 

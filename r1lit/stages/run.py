@@ -7,21 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from r1lit.callbacks.alarms import AlarmSettings, alarm_problems
 from r1lit.curation.settings import CollectSettings, RejectSettings
 from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import HELD_OUT_SHARE
-from r1lit.models.attention import needs_cuda
-from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
-from r1lit.models.memory import compiler_problem
+from r1lit.models.loading import ModelSettings
 from r1lit.models.reward_model import alone_problem
-from r1lit.modules.optimizer import lossy_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
 from r1lit.settings import ConfigError, Settings, parse, suggest
+from r1lit.stages.machine import machine_problems
 from r1lit.stages.pipeline_settings import PipelineSettings
 from r1lit.stages.settings import (
     CommandSettings,
@@ -56,9 +52,6 @@ SECTIONS: Mapping[str, type[Settings]] = {
 
 RESUMABLE = frozenset({"fit", "sft", "reward_model", "collect", "reject", "pipeline"})
 """Stages that go on where they stopped."""
-
-TRAINS = frozenset({"fit", "sft", "reward_model"})
-"""Stages that update a model's weights."""
 
 LEARNT_FROM = frozenset({"fit", "sft", "reward_model", "collect", "reject"})
 """Stages whose data, or what is made of it, a model learns from."""
@@ -140,8 +133,7 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     problems += _reward_problems(config, rewards)
     problems += alarm_problems(rewards, sections["alarms"]) if "alarms" in sections else []
     problems += _stage_problems(config, sections)
-    problems += _machine_problems(sections)
-    problems += _training_problems(config.get("stage", "fit"), sections)
+    problems += machine_problems(config.get("stage", "fit"), sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
@@ -195,37 +187,6 @@ def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSett
             f"{metric} with weight 0"
         )
     return problems
-
-
-def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
-    """What the settings ask of this machine and of the model that it has not."""
-    model, data, trainer = (sections.get(name) for name in ("model", "data", "trainer"))
-    if model is not None and (problem := path_problem(model.path)):
-        yield problem
-    if trainer is not None and trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        yield "trainer.accelerator=gpu, but torch sees no GPU; set trainer.accelerator=auto"
-    cuda = torch.cuda.is_available() and (trainer is None or trainer.accelerator != "cpu")
-    if model is not None and needs_cuda(model.attention) and not cuda:
-        yield f"model.attention={model.attention}, but its kernel runs on CUDA alone; set model.attention=auto"
-    generated = data is not None and any(source.generator for source in data.training_sources.values())
-    if generated and model is not None and model.path in EMBEDDED and data.validation > HELD_OUT_SHARE:
-        yield (
-            f"data.validation={data.validation}, but the tiny model was trained on all but a share of {HELD_OUT_SHARE} "
-            f"of these problems; set data.validation={HELD_OUT_SHARE} or less"
-        )
-
-
-def _training_problems(stage: str, sections: Mapping[str, Settings]) -> Iterator[str]:
-    """Settings of model, optimiser and trainer that cannot train together, or not on this machine."""
-    model, optimizer, trainer = (sections.get(name) for name in ("model", "optimizer", "trainer"))
-    if stage not in TRAINS or model is None or optimizer is None or trainer is None:
-        return
-    # Whatever the weights are loaded as, this precision makes them bfloat16.
-    if trainer.precision == "bf16-true" and optimizer.kind == "adamw":
-        yield lossy_problem("trainer.precision=bf16-true with optimizer.kind=adamw")
-    device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    if model.compile and (problem := compiler_problem(torch.device(device))):
-        yield problem
 
 
 def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings]) -> Iterator[str]:

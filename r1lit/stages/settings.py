@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from r1lit.data.settings import SourceSettings
+from r1lit.distributed.launch import Launch
 from r1lit.settings import Settings
 from r1lit.types import Sampling
 
@@ -81,9 +82,15 @@ class CompletionsSettings(Settings):
 
 
 class TrainerSettings(Settings):
-    """Where the training runs, and how often it saves its state.
+    """Where the training runs, in how many processes, and how often it saves its state.
 
     Attributes:
+        strategy: ``single``, one process; ``ddp``, the model in each of several processes; ``fsdp``, the model in
+            shards over all of them. torchrun or srun start the processes.
+        replicas: whole models that the processes of ``fsdp`` hold together; ``nodes`` shards each over one node.
+        cpu_offload: ``fsdp`` keeps shards, gradients and the optimiser's state in the host's memory.
+        gather_for_sampling: whether ``fsdp`` gathers the whole model to sample from it, or each layer for each token;
+            ``auto`` gathers it where it takes at most half of the memory that the training leaves.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
         precision: Lightning's name of an arithmetic; ``auto`` is bf16-mixed on CUDA and 32-true elsewhere.
         checkpoint_every: steps between checkpoints; 0 for none.
@@ -93,12 +100,29 @@ class TrainerSettings(Settings):
         peak_bandwidth_gbs: of its memory, in 10^9 bytes a second, for ``perf/mbu_sample``; null likewise.
     """
 
+    strategy: Literal["single", "ddp", "fsdp"] = "single"
+    replicas: Literal["nodes"] | Annotated[int, Field(ge=1)] = 1
+    cpu_offload: bool = False
+    gather_for_sampling: bool | Literal["auto"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
     checkpoint_every: int = Field(50, ge=0)
     keep_checkpoints: int = Field(2, ge=1)
     peak_tflops: float | None = Field(None, gt=0)
     peak_bandwidth_gbs: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _shards(self) -> TrainerSettings:
+        asked = {"replicas": self.replicas != 1, "cpu_offload": self.cpu_offload}
+        if wrong := [name for name, on in asked.items() if on and self.strategy != "fsdp"]:
+            raise ValueError(
+                f"{wrong[0]} is of a sharded model, which trainer={self.strategy} has not; set trainer=fsdp"
+            )
+        return self
+
+    def replicas_of(self, launch: Launch) -> int:
+        """How many whole models so many processes hold."""
+        return launch.size // launch.local_size if self.replicas == "nodes" else self.replicas
 
 
 class LoggerSettings(Settings):

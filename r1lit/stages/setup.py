@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lit.data.prompts import Check, LoadedPrompts, load_measured, load_prompts, measured_keys
+from r1lit.distributed.launch import alone, launched
+from r1lit.distributed.plan import Sharding, is_sharded, prove_head
+from r1lit.distributed.ranks import ALONE, Ranks
+from r1lit.distributed.sampling import fits, holding
 from r1lit.models.attention import settle_attention
 from r1lit.models.loading import ModelSettings, load_policy
+from r1lit.modules.sharing import SharedRewards, SharedSampler
 from r1lit.rewards.code_tests import suite_problem
 from r1lit.rewards.gold import gold_problem
 from r1lit.rewards.neural_rules import neural_problem
@@ -24,6 +29,8 @@ from r1lit.rollout.build import build_sampler
 from r1lit.rollout.sampler import Sampler
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
+
+M = TypeVar("M", bound=PreTrainedModel)
 
 TRAINS_ON_PROMPTS = frozenset({"fit", "preflight"})
 """Stages whose prompts are more than what they are measured on."""
@@ -46,7 +53,8 @@ class Workbench:
     tokenizer: PreTrainedTokenizerBase
     prompts: LoadedPrompts
     sampler: Sampler
-    rewards: RewardPool
+    rewards: RewardPool | SharedRewards
+    ranks: Ranks = ALONE
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -69,6 +77,32 @@ def arithmetic(run: Run) -> torch.autocast:
 def dtype_of(run: Run, policy: PreTrainedModel) -> torch.dtype:
     """What a model computes in while it is trained."""
     return torch.bfloat16 if precision_of(run).startswith("bf16") else policy.dtype
+def ranks_of(run: Run) -> Ranks:
+    """The processes of a run."""
+    launch = launched()
+    return Ranks(launch.rank, launch.size, lockstep=run.trainer.strategy == "fsdp")
+
+
+def placed(run: Run, model: M) -> M:
+    """The model where and how it is trained: on the device, in shards where the run asks for them.
+
+    Raises:
+        ConfigError: where it cannot be sharded.
+    """
+    if run.trainer.strategy != "fsdp":
+        settle(run, model)
+        return model
+    alone()
+    launch, device = launched(), device_of(run.trainer.accelerator)
+    try:
+        # Not put on the device before: whole it may not fit there.
+        with arithmetic(run):
+            settle_attention(model, run.model.attention, device)
+        sharding = Sharding.of(device.type, launch.size, run.trainer.replicas_of(launch), run.trainer.cpu_offload)
+        prove_head(sharding.apply(model))
+        return model
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def reward_pool(run: Run) -> RewardPool:
@@ -115,7 +149,19 @@ def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] 
         _check_lengths(run, policy, prompts)
         _check_neural(run, prompts)
         sampler = build_sampler(run.rollout, policy, tokenizer, dtype_of(run, policy))
-        yield Workbench(policy, tokenizer, prompts, sampler, rewards)
+        yield _shared(run, Workbench(policy, tokenizer, prompts, sampler, rewards, ranks_of(run)))
+
+
+def _shared(run: Run, bench: Workbench) -> Workbench:
+    """The workbench with sampling and scoring shared out among the run's processes, where there are several."""
+    ranks, asked = bench.ranks, run.trainer.gather_for_sampling
+    if ranks.size == 1 and not ranks.lockstep:
+        return bench
+    if is_sharded(bench.policy) and asked == "auto":
+        asked = fits(bench.policy, ranks, launched().local_size)
+    held = holding(bench.policy, ranks, whole=bool(asked))
+    sampler = SharedSampler(bench.sampler, ranks, held, device_of(run.trainer.accelerator))
+    return replace(bench, sampler=sampler, rewards=SharedRewards(bench.rewards, sampler, ranks))
 
 
 def _prompts(run: Run, tokenizer: PreTrainedTokenizerBase) -> LoadedPrompts:

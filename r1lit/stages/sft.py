@@ -20,7 +20,7 @@ from r1lit.stages.export import write_model
 from r1lit.stages.loggers import build_loggers, logged
 from r1lit.stages.measure import measure
 from r1lit.stages.run import Run
-from r1lit.stages.setup import Workbench, arithmetic, load_model, settle, workbench
+from r1lit.stages.setup import Workbench, arithmetic, load_model, placed, ranks_of, workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.training import answers_mark, begin, mark, resume_point, train
 
@@ -42,7 +42,7 @@ def sft(run: Run, summary: Summary) -> None:
     checkpoint = resume_point(run, summary)
     loggers = build_loggers(run, checkpoint)
     policy, tokenizer = load_model(run.model)
-    settle(run, policy)
+    policy = placed(run, policy)
     show_attention(run, policy, summary)
     demonstrations = load(run, policy, tokenizer)
     _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
@@ -61,7 +61,7 @@ def sft(run: Run, summary: Summary) -> None:
         train(
             run,
             summary,
-            SFT(policy, run.sft, run.optimizer, run.sft.updates(rows), rows, run.model.packing),
+            SFT(policy, run.sft, run.optimizer, run.sft.updates(rows), rows, run.model.packing, ranks_of(run)),
             epochs(demonstrations, run.data, run.sft.batch_size),
             loggers,
             checkpoint,
@@ -162,7 +162,7 @@ def _learn_to_stop(
 
 def _figures(run: Run, policy: PreTrainedModel, demonstrations: Sequence[Demonstration]) -> dict[str, float]:
     with arithmetic(run):
-        return demonstration_figures(policy, demonstrations, run.sft, run.model.packing)
+        return demonstration_figures(policy, demonstrations, run.sft, run.model.packing, ranks_of(run))
 
 
 def _foretell(

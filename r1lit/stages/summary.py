@@ -29,11 +29,18 @@ OF_AN_END = ("after", "steps", "tokens", "flops", "performance", "updates_skippe
 
 
 class Summary:
-    """Collects a run's figures, writes them after each addition, and shows them as they come."""
+    """Collects a run's figures, writes them after each addition, and shows them as they come.
 
-    def __init__(self, directory: Path, console: Console | None = None):
+    Args:
+        directory: the run's.
+        console: where they are shown.
+        writes: False keeps them, and neither writes nor shows any: what another process does.
+    """
+
+    def __init__(self, directory: Path, console: Console | None = None, writes: bool = True):
+        self.writes = writes
         self.path = directory / "summary.json"
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=not writes)
         self.figures: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.figures |= {"versions": versions()}
         self._saved = False
@@ -41,6 +48,8 @@ class Summary:
     def add(self, **figures: Any) -> None:
         """Put figures in and save: whole or not at all."""
         self.figures |= figures
+        if not self.writes:
+            return
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.figures, indent=2) + "\n")
         os.replace(part, self.path)

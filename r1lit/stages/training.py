@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -14,22 +15,29 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
+from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.callbacks.hardware import Peak, peak_of
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.callbacks.throughput import Throughput
 from r1lit.data.module import StepDataModule, Stream
+from r1lit.distributed.launch import launched
+from r1lit.distributed.strategies import Started, strategy_of
 from r1lit.modules.low_bit import allow_low_bit_states
-from r1lit.settings import UserError
+from r1lit.settings import ConfigError, UserError
 from r1lit.stages.loggers import steps_done
 from r1lit.stages.performance import report
 from r1lit.stages.run import Run
-from r1lit.stages.setup import device_of, precision_of
+from r1lit.stages.setup import device_of, precision_of, ranks_of
 from r1lit.stages.summary import Summary
 from r1lit.types import Prompt
 
 ELSEWHERE = {"enabled", "before", "every", "sources", "prompts", "max_prompt_tokens"}
 """Settings of the evaluation that say when to measure, or choose the prompts, which speak for themselves."""
+
+
+OF_ALL = (PeriodicEvaluation, Checkpointer)
+"""Callbacks in which all processes take part; the others write, or speak."""
 
 
 def train(
@@ -58,16 +66,17 @@ def train(
         UserError: where the state is that of another model.
     """
     if checkpoint:
-        _require_fitting(module, checkpoint)
+        _require_same_parameters(module, checkpoint)
     trainer = build_trainer(run, summary, loggers, module.total_steps, shown, measuring)
     data = StepDataModule(stream, module.total_steps)
     if checkpoint:
         allow_low_bit_states()
     with summary.timed("fit"):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    steps = read_metrics(run.directory / "metrics.jsonl")
-    summary.training(steps)
-    report(steps, peak(run), summary)
+    if summary.writes:
+        steps = read_metrics(run.directory / "metrics.jsonl")
+        summary.training(steps)
+        report(steps, peak(run), summary)
 
 
 def build_trainer(
@@ -80,23 +89,29 @@ def build_trainer(
     saves: bool = True,
 ) -> lightning.Trainer:
     """A Lightning trainer of one epoch of ``steps`` steps, which ``saves`` its state."""
-    saving = [Checkpointer(run.directory, run.trainer.checkpoint_every, run.trainer.keep_checkpoints)] if saves else []
     # Lightning warns of what is meant here: a reference in evaluation mode, few steps, no validation loader.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
+    launch = launched()
+    every, keep = run.trainer.checkpoint_every, run.trainer.keep_checkpoints
+    callbacks = [
+        Throughput(peak(run)),
+        ProgressBar(steps, shown, console=summary.console),
+        *measuring,
+        Recorder(run.directory),
+        *([Checkpointer(run.directory, every, keep, ranks_of(run))] if saves else []),
+    ]
     return lightning.Trainer(
         accelerator="gpu" if device_of(run.trainer.accelerator).type == "cuda" else "cpu",
-        devices=1,
+        devices=launch.local_size,
+        num_nodes=launch.size // launch.local_size,
+        strategy=strategy_of(run.trainer.strategy, launch),
+        plugins=[Started(launch)] if launch.size > 1 or run.trainer.strategy == "fsdp" else None,
+        use_distributed_sampler=False,
         precision=precision_of(run),
         max_epochs=1,
         logger=loggers,
-        callbacks=[
-            Throughput(peak(run)),
-            ProgressBar(steps, shown, console=summary.console),
-            *measuring,
-            Recorder(run.directory),
-            *saving,
-        ],
+        callbacks=[callback for callback in callbacks if launch.first or isinstance(callback, OF_ALL)],
         default_root_dir=run.directory,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -105,8 +120,9 @@ def build_trainer(
 
 
 def peak(run: Run) -> Peak:
-    """What the run's device can do at best, as far as that is known."""
-    return peak_of(device_of(run.trainer.accelerator), run.trainer.peak_tflops, run.trainer.peak_bandwidth_gbs)
+    """What the run's devices can do together at best, as far as that is known."""
+    one = peak_of(device_of(run.trainer.accelerator), run.trainer.peak_tflops, run.trainer.peak_bandwidth_gbs)
+    return one.times(launched().size)
 
 
 def resume_point(run: Run, summary: Summary) -> str | None:
@@ -118,6 +134,7 @@ def resume_point(run: Run, summary: Summary) -> str | None:
     if run.command.resume is None:
         return None
     if found := checkpoints(run.directory):
+        require_fitting(run, found[-1])
         return str(found[-1])
     if (run.directory / "model").exists():
         raise UserError(
@@ -128,8 +145,11 @@ def resume_point(run: Run, summary: Summary) -> str | None:
     return None
 
 
-def _require_fitting(module: lightning.LightningModule, checkpoint: str) -> None:
-    """A run may go on with other settings, but with the parameters that it trained."""
+def _require_same_parameters(module: lightning.LightningModule, checkpoint: str) -> None:
+    """A run may go on with other settings, but with the parameters that it trained; of shards that is told as they are
+    put into their places."""
+    if Path(checkpoint).is_dir():
+        return
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
 
     def shapes(state: Mapping[str, Tensor]) -> set[tuple[str, torch.Size]]:
@@ -142,6 +162,19 @@ def _require_fitting(module: lightning.LightningModule, checkpoint: str) -> None
             "cannot go on; set model.path, model.lora and model.quantization as the run was started with, or start a "
             "new run"
         )
+
+
+def require_fitting(run: Run, checkpoint: Path) -> None:
+    """Refuse a checkpoint in shards for a whole model, and the other way round.
+
+    Raises:
+        ConfigError: with the strategy to go on with.
+    """
+    sharded, asked = checkpoint.is_dir(), run.trainer.strategy
+    if sharded != (asked == "fsdp"):
+        found = "in shards" if sharded else "whole"
+        remedy = "trainer=fsdp, in one process or several" if sharded else "trainer=single or trainer=ddp"
+        raise ConfigError([f"trainer={asked}, but {checkpoint} is {found}; go on with {remedy}"])
 
 
 def begin(summary: Summary, checkpoint: str | None, steps: int) -> None:

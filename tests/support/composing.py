@@ -19,5 +19,5 @@ def run_of(folder: Path, *overrides: str) -> Run:
     arguments, problems = prepare(overrides, config_groups())
     with initialize_config_dir(config_directory(), version_base="1.3"):
         config = compose("config", arguments)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return read(OmegaConf.to_container(config, resolve=True), folder, problems)

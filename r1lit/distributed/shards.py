@@ -1,0 +1,109 @@
+"""Checkpoints in shards: a directory to which each process writes its own, and any number of them can read.
+
+torch's distributed checkpointing, with tensors alone in it. What else there is lies beside them in a file that is
+loaded with ``weights_only``; the index, which is a pickle, may name nothing but its own classes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+REST = "rest.pt"
+"""What is no sharded tensor."""
+
+INDEX = ".metadata"
+
+
+class ShardsError(ValueError):
+    """A directory that does not hold the tensors that are asked for."""
+
+
+def save_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write every process's shards of some tensors; all processes are to call it."""
+    checkpoint.save(dict(tensors), storage_writer=FileSystemWriter(folder))
+
+
+def load_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors, sharded as they are now, from a directory, whatever they were sharded like; all processes are to
+    call it.
+
+    Raises:
+        ShardsError: naming tensors that are not there.
+    """
+    reader = _Reader(folder)
+    if missing := sorted(set(tensors) - set(reader.names())):
+        raise ShardsError(f"{folder} lacks {len(missing)} tensors ({', '.join(missing[:3])})")
+    checkpoint.load(dict(tensors), storage_reader=reader)
+
+
+def read_whole(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The whole tensors whose names begin with a prefix, which is cut off, in one process."""
+    reader = _Reader(folder)
+    found = {
+        name: torch.empty(stored.size, dtype=stored.properties.dtype)
+        for name, stored in reader.read_metadata().state_dict_metadata.items()
+        if name.startswith(prefix) and isinstance(stored, TensorStorageMetadata)
+    }
+    checkpoint.load(found, storage_reader=reader, no_dist=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def stored_names(folder: Path) -> set[str]:
+    """The names of the tensors in a directory."""
+    return set(_Reader(folder).names())
+
+
+def read_rest(folder: Path) -> dict[str, Any]:
+    """What is no sharded tensor."""
+    return torch.load(folder / REST, map_location="cpu", weights_only=True)
+
+
+class _Reader(FileSystemReader):
+    """Reads an index that names nothing but its own classes."""
+
+    def names(self) -> list[str]:
+        return list(self.read_metadata().state_dict_metadata)
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with (Path(self.path) / INDEX).open("rb") as file:
+            metadata = _Index(file).load()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Index(pickle.Unpickler):
+    """Unpickles what an index of tensors is made of, and refuses all else, which could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if (module, name) not in KNOWN and not is_dtype:
+            raise pickle.UnpicklingError(f"the index of a checkpoint names {module}.{name}, which it has no use for")
+        return super().find_class(module, name)
+
+
+KNOWN = frozenset(
+    {
+        ("torch.distributed.checkpoint.metadata", "Metadata"),
+        ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
+        ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
+        ("torch.distributed.checkpoint.metadata", "TensorProperties"),
+        ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
+        ("torch.distributed.checkpoint.metadata", "StorageMeta"),
+        ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("torch.serialization", "_get_layout"),
+        ("torch", "Size"),
+        ("pathlib", "PosixPath"),
+        ("pathlib._local", "PosixPath"),
+    }
+)
+"""What an index of tensors is made of. A value that is no tensor would be a pickle of its own, and is not in it."""
