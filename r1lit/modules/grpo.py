@@ -190,9 +190,7 @@ class GRPO(lightning.LightningModule):
     def loss(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
         part = take(minibatch, packed.places)
-        logprobs, entropy = completion_logprobs(
-            self.policy, packed, part.completion_mask, temperature=self.temperature
-        )
+        logprobs, entropy = completion_logprobs(self.policy, packed, part.completion_mask, self.temperature)
         loss, sums = policy_loss(
             logprobs,
             part.old_logprobs,
