@@ -82,6 +82,8 @@ def _device_problem(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"its kernel runs on CUDA alone, and this run is on {device.type.upper()}"
     if dtype not in HALF:
         return f"its kernel takes bfloat16 or float16, and this run computes in {str(dtype).removeprefix('torch.')}"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"its kernel runs on Ampere and newer, and this is a {torch.cuda.get_device_name(device)}"
     return None
 
 
@@ -100,8 +102,8 @@ def _varlen_problem(model: PreTrainedModel) -> str | None:
     if _softcap(config):
         return f"{type(model).__name__} caps its attention scores, which it cannot"
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if width > 256 or getattr(config, "v_head_dim", width) != width:
-        return f"{type(model).__name__}'s heads are wider than 256, or wider for queries than for values"
+    if width > 256 or width % 8 or getattr(config, "v_head_dim", width) != width:
+        return f"it takes heads of one width, a multiple of 8 up to 256, which {type(model).__name__}'s are not"
     # The mask of chunked attention is asked for just as a sliding window's is, and is another.
     if getattr(config, "attention_chunk_size", None):
         return f"{type(model).__name__} attends in chunks, which it cannot"

@@ -240,9 +240,7 @@ class GRPO(lightning.LightningModule):
     def loss(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
         part = take(minibatch, packed.places)
-        logprobs, entropy = completion_logprobs(
-            self.policy, packed, part.completion_mask, temperature=self.temperature
-        )
+        logprobs, entropy = completion_logprobs(self.policy, packed, part.completion_mask, self.temperature)
         trained = part.weights > 0
         old = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         loss, sums = policy_loss(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import make_model, reference_varlen
 from transformers import GenerationConfig
 
 from r1lit.models import attention
 from r1lit.models.attention import TORCH_VARLEN, attention_at_load, attention_of, settle_attention
-from tests.models.test_packing import make_model, reference_varlen
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

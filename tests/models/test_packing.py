@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_models import KINDS, LEAKING, make_model, reference_varlen
 
 from r1lit.models import attention
 from r1lit.models.attention import TORCH_VARLEN
@@ -17,53 +17,18 @@ from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.models.logprobs import target_predictions
 from r1lit.models.packing import balance, collate, keeps_apart, micro_batches, packs, plan
 
-SIZES = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-}
-WINDOW = {"sliding_window": 4}
-KINDS = {
-    "llama": {},
-    "qwen2": {"tie_word_embeddings": True},
-    "qwen3": {},
-    "mistral": WINDOW,
-    "gemma2": WINDOW | {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 0.5},
-    "gemma3_text": WINDOW | {"layer_types": ["sliding_attention", "full_attention"]},
-    "cohere": {"logit_scale": 0.25},
-    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
-}
 UNCAPPED = [kind for kind in KINDS if kind != "gemma2"]
 WAYS = [
     *((kind, "eager") for kind in KINDS),
     *((kind, "sdpa") for kind in UNCAPPED),
     *((kind, TORCH_VARLEN) for kind in UNCAPPED if kind != "gpt2"),
 ]
-LEAKING = {
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "mamba": {},
-    "bloom": {"n_head": 4, "n_layer": 2},
-}
 
 
 @dataclass(frozen=True)
 class Sequence:
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
-
-
-def make_model(kind: str, attention: str | None = None):
-    config = AutoConfig.for_model(kind, **SIZES | (KINDS | LEAKING)[kind])
-    config.eos_token_id, config.bos_token_id = 1, None
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
 
 
 def sequences(lengths, vocabulary: int = 50) -> list[Sequence]:
@@ -95,21 +60,6 @@ def in_passes(model, items, tokens: int, packing: str):
         pairs = zip(logprobs.split(counts), entropies.split(counts), strict=True)
         found |= {item.ids: pair for item, pair in zip(held, pairs, strict=True)}
     return found
-
-
-def reference_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-    """What torch's kernel computes, in the plain way: each sequence by itself, with a mask for its window."""
-    assert cu_seq_q.dtype == torch.int32 and cu_seq_q is cu_seq_k and max_q == max_k == int(cu_seq_q.diff().max())
-    assert (cu_seq_q[0], cu_seq_q[-1]) == (0, len(query)) and window_size[1] == 0
-    outs = []
-    for start, end in pairwise(cu_seq_q.tolist()):
-        place = torch.arange(end - start)
-        back = place[:, None] - place
-        seen = (back >= 0) & (back <= window_size[0] if window_size[0] >= 0 else True)
-        q, k, v = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=enable_gqa)
-        outs.append(out[0].transpose(0, 1))
-    return torch.cat(outs)
 
 
 @pytest.mark.parametrize(("kind", "name"), WAYS)
