@@ -20,9 +20,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from r1lit.models.adapters import adapt
 from r1lit.models.loading import (
     ModelSettings,
-    adapt,
     choose_attention,
     disable_dropout,
     load_part,
@@ -83,7 +83,7 @@ def new_reward_model(
         head = getattr(model, HEAD).weight
         drawn = torch.empty(head.shape).normal_(std=head_std, generator=torch.Generator().manual_seed(seed))
         head.data.copy_(drawn)
-    model = adapt(model, settings, heads=[HEAD])
+    model = adapt(model, settings.path, settings.lora, heads=[HEAD])
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer
@@ -111,7 +111,7 @@ def load_reward_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrai
         )
     _require_one_score(config, settings.path)
     model, tokenizer = _load(settings, config, set())
-    model = adapt(model, settings)
+    model = adapt(model, settings.path, settings.lora)
     return model.eval(), tokenizer, scoring_of(model)
 
 
