@@ -1,13 +1,18 @@
-"""Adapters in PEFT's format: a folder of them given as a model, and one written of a model's."""
+"""Adapters around a model's files: a folder of them given as a model, and what is written of a model that has some."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import safe_open
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from r1lit.models.lora import LoraSettings, adapted, attach, save_merged
+from r1lit.models.quantization import keep_one_arithmetic
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT calls its files."""
@@ -50,6 +55,42 @@ def base_of(folder: Path) -> str:
     return base
 
 
+def base_problems(path: str, quantization: str | None, lora: LoraSettings) -> Iterator[str]:
+    """What speaks against a folder of adapters as the base of what is asked for."""
+    if not adapter_folder(path):
+        return
+    remedy = "give a whole model: r1lit stage=export resume=ITS_RUN model.lora.merge=true writes one"
+    if lora.rank and not lora.merge:
+        yield (
+            f"model.lora.merge=false, but model.path={path} holds adapters, and further ones would have no base on the "
+            f"disk; {remedy}, or set model.lora.merge=true"
+        )
+    if quantization:
+        yield (
+            f"model.quantization={quantization}, but model.path={path} holds adapters, which are not added to 4-bit "
+            f"weights; {remedy}"
+        )
+
+
+def adapt(model: PreTrainedModel, path: str, lora: LoraSettings, heads: Sequence[str] = ()) -> PreTrainedModel:
+    """The loaded model with the adapters of its folder in its weights, and those that are to be trained beside them.
+
+    Args:
+        model: with the weights of its folder's base.
+        path: that it was loaded by.
+        lora: what is trained.
+        heads: modules that are trained as a whole.
+
+    Raises:
+        ValueError: for adapters that do not fit the model.
+    """
+    if folder := adapter_folder(path):
+        model = add_to_weights(model, folder)
+    keep_one_arithmetic(model)
+    attach(model, lora, heads)
+    return model
+
+
 def add_to_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The model with a folder's adapters added to its weights, for good.
 
@@ -74,6 +115,19 @@ def add_to_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         )
     # PEFT has frozen it.
     return holder.merge_and_unload(safe_merge=True).requires_grad_(True)
+
+
+def save_weights(
+    model: PreTrainedModel, folder: Path, merge: bool, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a model's weights and configs; of one with adapters, all together or, without ``merge``, these alone.
+    ``weights`` are a sharded model's."""
+    if not adapted(model):
+        model.save_pretrained(folder, state_dict=weights)
+    elif merge:
+        save_merged(model, folder)
+    else:
+        save_adapters(model, folder)
 
 
 def save_adapters(model: PreTrainedModel, folder: Path) -> None:

@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -24,12 +24,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from r1lit.models.adapters import adapter_folder, add_to_weights, base_of, save_adapters
+from r1lit.models.adapters import adapt, adapter_folder, base_of, base_problems, save_weights
 from r1lit.models.attention import AttentionName, attention_at_load
-from r1lit.models.lora import LoraSettings, adapted, attach, save_merged
+from r1lit.models.lora import LoraSettings
 from r1lit.models.memory import Checkpointing, prepare_layers
 from r1lit.models.packing import Packing
-from r1lit.models.quantization import keep_one_arithmetic, quantization_problem, quantized
+from r1lit.models.quantization import quantization_problems, quantized
 from r1lit.models.rope import RopeScaling, stretch_positions
 from r1lit.settings import JOINT, Settings, suggest
 
@@ -71,20 +71,11 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _adapters_have_a_base(self) -> ModelSettings:
-        problems = [quantization_problem(self.quantization, self.lora.rank)]
-        if adapter_folder(self.path):
-            remedy = "give a whole model: r1lit stage=export resume=ITS_RUN model.lora.merge=true writes one"
-            if self.lora.rank and not self.lora.merge:
-                problems.append(
-                    f"model.lora.merge=false, but model.path={self.path} holds adapters, and further ones would have "
-                    f"no base on the disk; {remedy}, or set model.lora.merge=true"
-                )
-            if self.quantization:
-                problems.append(
-                    f"model.quantization={self.quantization}, but model.path={self.path} holds adapters, which are "
-                    f"not added to 4-bit weights; {remedy}"
-                )
-        if found := list(filter(None, problems)):
+        found = [
+            *quantization_problems(self.quantization, self.lora.rank),
+            *base_problems(self.path, self.quantization, self.lora),
+        ]
+        if found:
             raise ValueError(JOINT.join(found))
         return self
 
@@ -118,27 +109,9 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
     tokenizer = load_tokenizer(settings)
     _fit_tokenizer(model, tokenizer, settings.path)
     disable_dropout(model)
-    model = adapt(model, settings)
+    model = adapt(model, settings.path, settings.lora)
     prepare_layers(model, settings.activation_checkpointing, settings.compile)
     return model, tokenizer
-
-
-def adapt(model: PreTrainedModel, settings: ModelSettings, heads: Sequence[str] = ()) -> PreTrainedModel:
-    """The loaded model with the adapters of its folder in its weights, and those that are to be trained beside them.
-
-    Args:
-        model: with the weights of its folder's base.
-        settings: that it was loaded by.
-        heads: modules that are trained as a whole.
-
-    Raises:
-        ValueError: for adapters that do not fit the model.
-    """
-    if folder := adapter_folder(settings.path):
-        model = add_to_weights(model, folder)
-    keep_one_arithmetic(model)
-    attach(model, settings.lora, heads)
-    return model
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -203,12 +176,7 @@ def save_model(
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (folder.with_name(f".{folder.name}.{kind}-{uuid4().hex[:8]}") for kind in ("new", "old"))
     try:
-        if not adapted(model):
-            model.save_pretrained(fresh, state_dict=weights)
-        elif merge:
-            save_merged(model, fresh)
-        else:
-            save_adapters(model, fresh)
+        save_weights(model, fresh, merge, weights)
         tokenizer.save_pretrained(fresh)
         if folder.exists():
             folder.rename(old)

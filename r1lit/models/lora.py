@@ -72,7 +72,8 @@ def attach(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str] 
     ``state_dict`` is from now on what is trained; what it loads may lack the rest.
 
     Raises:
-        ValueError: for ``target_modules`` that the model has not, or that are its embeddings or its head.
+        ValueError: for ``target_modules`` that the model has not, that are its embeddings or its head, or whose
+            adapters could not be merged, where they are to be.
     """
     if not settings.rank:
         return
@@ -95,6 +96,8 @@ def attach(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str] 
         except ValueError as error:
             raise ValueError(f"model.lora.target_modules={settings.target_modules}: {error}") from error
     _require_inner(model, settings, heads)
+    if settings.merge:
+        _require_mergeable(model, settings)
     for name in heads:
         model.get_submodule(name).requires_grad_(True)
     for parameter in trained_parameters(model):
@@ -190,15 +193,33 @@ def merged_weights(model: PreTrainedModel, tied: bool = True) -> Iterator[tuple[
     one that is tied to another too, or under one of its names alone."""
     bare = _bare(model)
     for name in bare.state_dict() if tied else dict(bare.named_parameters()):
-        place, _, kind = name.rpartition(".")
-        layer = model.get_submodule(place)
-        base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-        value = dense(getattr(base, kind)).detach()
-        if base is not layer and kind == "weight":
-            # The sum is taken in the adapters' precision, and rounded once.
-            deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
-            value = sum((delta.to(value.device) for delta in deltas), value.float()).to(value.dtype)
-        yield name, value
+        weight, adapters = _parts(model, name)
+        deltas = [layer.get_delta_weight(adapter) for layer in adapters for adapter in layer.active_adapters]
+        value = dense(weight).detach()
+        # The sum is taken in the adapters' precision, and rounded once.
+        yield name, sum(deltas, value.float()).to(value.dtype) if deltas else value
+
+
+def _parts(model: PreTrainedModel, name: str) -> tuple[Tensor, list[nn.Module]]:
+    """The base's own weight of a plain name, and the adapted layers that add to it."""
+    place, _, kind = name.rpartition(".")
+    layer, adapters = model.get_submodule(place), []
+    # A mixture's experts have several parameters, and for each an adapted layer around the others'.
+    while hasattr(layer, "get_delta_weight"):
+        if kind == getattr(layer, "parameter_name", "weight"):
+            adapters.append(layer)
+        layer = layer.base_layer
+    return getattr(layer, kind), adapters
+
+
+def _require_mergeable(model: PreTrainedModel, settings: LoraSettings) -> None:
+    """No adapter may be lost in the export."""
+    known = {id(layer) for name in _bare(model).state_dict() for layer in _parts(model, name)[1]}
+    if lost := [name for name, layer in _adapted_layers(model) if id(layer) not in known]:
+        raise ValueError(
+            f"model.lora.target_modules={settings.target_modules} adapts {lost[0]}, whose adapter cannot be added to a "
+            "weight of the model; choose others, or set model.lora.merge=false"
+        )
 
 
 def _bare(model: PreTrainedModel) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,21 +11,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 
-def quantization_problem(name: str | None, rank: int | None) -> str | None:
+def quantization_problems(name: str | None, rank: int | None) -> Iterator[str]:
     """What speaks against a quantization, as far as can be told without loading anything."""
     if name is None:
-        return None
+        return
     if not rank:
-        return (
+        yield (
             f"model.quantization={name}, but 4-bit weights cannot be trained themselves; train adapters on them: set "
             "model.lora.rank=16, or model.quantization=null"
         )
     if find_spec("bitsandbytes") is None:
-        return (
+        yield (
             f"model.quantization={name} needs bitsandbytes, which is not installed; pip install 'r1lit[qlora]', or "
             "set model.quantization=null"
         )
-    return None
 
 
 def quantized(name: str | None, dtype: str, config: PreTrainedConfig) -> dict[str, Any]:
@@ -44,8 +44,11 @@ def quantized(name: str | None, dtype: str, config: PreTrainedConfig) -> dict[st
 
 
 def keep_one_arithmetic(model: nn.Module) -> None:
-    """On some CPUs bitsandbytes repacks a model in evaluation mode for products in bfloat16: it would then sample from
-    other numbers than it trains on."""
+    """Compute with the packed weights in one way, training or not.
+
+    On some CPUs bitsandbytes repacks a model in evaluation mode for products in bfloat16: it would then sample from
+    other numbers than it trains on.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

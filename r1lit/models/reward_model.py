@@ -20,10 +20,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from r1lit.models.adapters import adapt
 from r1lit.models.attention import attention_at_load
 from r1lit.models.loading import (
     ModelSettings,
-    adapt,
     disable_dropout,
     load_part,
     load_tokenizer,
@@ -87,7 +87,7 @@ def new_reward_model(
         head = getattr(model, HEAD).weight
         drawn = torch.empty(head.shape).normal_(std=head_std, generator=torch.Generator().manual_seed(seed))
         head.data.copy_(drawn)
-    model = adapt(model, settings, heads=[HEAD])
+    model = adapt(model, settings.path, settings.lora, heads=[HEAD])
     prepare_layers(model, settings.activation_checkpointing, settings.compile)
     return model, tokenizer
 
@@ -114,7 +114,7 @@ def load_reward_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrai
         )
     _require_one_score(config, settings.path)
     model, tokenizer = _load(settings, config, set())
-    model = adapt(model, settings)
+    model = adapt(model, settings.path, settings.lora)
     return model.eval(), tokenizer, scoring_of(model)
 
 

@@ -4,61 +4,19 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from adapted import IDS, assert_close, load, logits, logprobs, settings, shift
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from r1lit.models.adapters import adapter_folder
-from r1lit.models.loading import (
-    ModelSettings,
-    clone_frozen,
-    load_policy,
-    load_tokenizer,
-    path_problem,
-    save_model,
-)
-from r1lit.models.logprobs import completion_logprobs
+from r1lit.models.loading import ModelSettings, clone_frozen, path_problem, save_model
 from r1lit.models.lora import LoraSettings, attach, merged_weights, parameter_counts, trained_parameters
-from r1lit.models.packing import Packed, keeps_apart
+from r1lit.models.packing import keeps_apart
 from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.models.reward_model import load_reward_model, new_reward_model, row_scores
 from r1lit.rollout.vllm_weights import named_weights
 from r1lit.settings import ConfigError, parse
-
-IDS = torch.arange(24).view(2, 12)
-MASK = torch.ones(2, 11, dtype=torch.bool)
-
-
-def settings(**options) -> ModelSettings:
-    return ModelSettings.model_validate({"lora": {"rank": 4}} | options)
-
-
-def load(**options):
-    return load_policy(settings(**options))[0]
-
-
-def shift(model, scale: float = 0.05) -> None:
-    """As if trained: every trained parameter is moved."""
-    generator = torch.Generator().manual_seed(7)
-    for parameter in trained_parameters(model):
-        parameter.data += scale * torch.randn(parameter.shape, generator=generator)
-
-
-def logits(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS).logits.float()
-
-
-def logprobs(model) -> torch.Tensor:
-    return completion_logprobs(model, Packed(IDS, MASK), MASK, 0.8)[0]
-
-
-def assert_close(first: torch.Tensor, second: torch.Tensor) -> None:
-    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5 * float(second.abs().max()))
 
 
 @pytest.fixture(scope="module")
@@ -157,91 +115,6 @@ def test_a_state_holds_the_adapters_alone_and_is_enough():
         fresh.load_state_dict(dict(list(state.items())[1:]))
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"quantization": "nf4"}], ids=str)
-def test_a_merged_export_is_the_adapted_model_and_needs_no_peft(tmp_path, monkeypatch, options):
-    model = load(**options)
-    assert all(parameter.dtype == torch.float32 for parameter in trained_parameters(model))
-    shift(model)
-    before = logits(model)
-    save_model(model, load_tokenizer(settings()), tmp_path / "model")
-    assert torch.equal(logits(model), before)
-    exact = options.get("dtype") != "bfloat16"
-    # From here on to import it fails.
-    monkeypatch.setitem(sys.modules, "peft", None)
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert exported.dtype == (torch.float32 if exact else torch.bfloat16)
-    if exact:
-        assert_close(logits(exported), before)
-    else:
-        # The merged weights are rounded once, which 8 bits of mantissa show.
-        assert (logits(exported) - before).abs().max() < 0.05 * before.abs().max()
-    assert exported.generation_config.eos_token_id == model.generation_config.eos_token_id
-
-
-def test_every_weight_is_given_by_its_plain_name(base):
-    """What another engine is to be told; the rows of a rank-4 product have rank 4."""
-    model = load()
-    shift(model)
-    whole = dict(merged_weights(model))
-    assert whole.keys() == base.state_dict().keys()
-    name = "model.layers.1.mlp.down_proj.weight"
-    assert torch.linalg.matrix_rank((whole[name] - base.state_dict()[name]).double(), rtol=1e-4) == 4
-    assert torch.equal(whole["model.embed_tokens.weight"], base.state_dict()["model.embed_tokens.weight"])
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Adapters that were written alone, and the logits with them."""
-    model = load()
-    shift(model)
-    save_model(model, load_tokenizer(settings()), tmp_path / "adapters", merge=False)
-    return tmp_path / "adapters", logits(model)
-
-
-def test_adapters_written_alone_are_pefts(folder, base):
-    from peft import PeftModel
-
-    path, expected = folder
-    assert not (path / "model.safetensors").exists()
-    assert len(load_file(path / "adapter_model.safetensors")) == 28
-    assert_close(logits(PeftModel.from_pretrained(copy.deepcopy(base), path)), expected)
-
-
-def test_a_folder_of_adapters_is_a_model(folder):
-    path, expected = folder
-    model, tokenizer = load_policy(ModelSettings(path=str(path)))
-    assert_close(logits(model), expected)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert tokenizer.eos_token_id == model.generation_config.eos_token_id
-    # Further adapters stand on it, and their reference is it.
-    further = load(path=str(path))
-    assert_close(logits(further), expected)
-    scorer, _ = new_reward_model(ModelSettings(path=str(path)))
-    for name, value in scorer.model.state_dict().items():
-        torch.testing.assert_close(value, model.model.state_dict()[name])
-
-
-def test_adapters_that_cannot_be_used_say_why(folder):
-    path, _ = folder
-    config = json.loads((path / "adapter_config.json").read_text())
-
-    def problem(**changes):
-        (path / "adapter_config.json").write_text(json.dumps(config | changes))
-        return path_problem(str(path))
-
-    assert problem() is None
-    assert "only LORA is known" in problem(peft_type="IA3")
-    assert "names no base_model_name_or_path" in problem(base_model_name_or_path=None)
-    assert "holds adapters itself" in problem(base_model_name_or_path=str(path))
-    assert "no such folder" in problem(base_model_name_or_path="/nowhere")
-    problem(target_modules=["q_proj"])
-    with pytest.raises(ValueError, match="tensors of its adapters have no place in the model or are missing"):
-        load_policy(ModelSettings(path=str(path)))
-    problem()
-    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
-    assert "loaded from safetensors alone" in path_problem(str(path))
-
-
 def test_a_reward_models_head_is_trained_whole(tmp_path):
     model, tokenizer = new_reward_model(settings())
     trained, _ = parameter_counts(model)
@@ -302,9 +175,10 @@ def problems(**model) -> str:
     return str(error.value)
 
 
-def test_what_makes_no_sense_is_refused_before_anything_is_loaded(folder, monkeypatch):
-    path = str(folder[0])
-    assert adapter_folder(path)
+def test_what_makes_no_sense_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    path = str(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "tiny"}')
+    (tmp_path / "adapter_model.safetensors").touch()
     assert "trained as it samples" in problems(lora={"rank": 4, "dropout": 0.1})
     assert "set model.lora.rank=16" in problems(quantization="nf4")
     assert "model.lora.rnk is no setting; did you mean rank?" in problems(lora={"rnk": 4})
