@@ -11,7 +11,6 @@ from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.callbacks.storage import storing
 from r1lit.models.loading import save_model
 from r1lit.models.reward_model import Scoring, new_reward_model, set_scoring
-from r1lit.modules.low_bit import allow_low_bit_states
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import load_model
@@ -29,7 +28,6 @@ def export(run: Run, summary: Summary) -> None:
         raise ConfigError(
             [f"stage=export writes a run's last checkpoint, but {run.directory} has none; set resume=RUN_DIRECTORY"]
         )
-    allow_low_bit_states()
     checkpoint = torch.load(found[-1], map_location="cpu", weights_only=True)
     state = checkpoint["state_dict"]
     prefix = next(prefix for prefix in TRAINED if any(name.startswith(prefix) for name in state))

@@ -15,7 +15,6 @@ from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.data.module import StepDataModule, Stream
-from r1lit.modules.low_bit import allow_low_bit_states
 from r1lit.settings import UserError
 from r1lit.stages.loggers import steps_done
 from r1lit.stages.run import Run
@@ -51,8 +50,6 @@ def train(
     """
     trainer = build_trainer(run, summary, loggers, module.total_steps, shown, measuring)
     data = StepDataModule(stream, module.total_steps)
-    if checkpoint:
-        allow_low_bit_states()
     with summary.timed("fit"):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     summary.training(read_metrics(run.directory / "metrics.jsonl"))
