@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -16,20 +16,28 @@ def torchao_missing() -> bool:
     return find_spec("torchao") is None
 
 
-def allow_low_bit_states() -> None:
-    """Let 8-bit moments be loaded under ``weights_only``: on import, torchao says that they are data."""
-    if not torchao_missing():
-        import torchao.optim  # noqa: F401
-
-
 @cache
 def adamw_8bit() -> type[torch.optim.Optimizer]:
     """torchao's AdamW8bit, as a run that can be resumed bit for bit needs it.
 
     Moments of fewer than 4,096 numbers stay as they are. bfloat16 weights are rounded at random, up or down by their
     distance, so that many updates too small for bfloat16 move them as far as they would move a float32 weight.
+
+    What it saves is plain tensors: torch cannot load others onto the device that Lightning asks for.
     """
     from torchao.optim import AdamW8bit
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, OptimState8bit):
+            return value
+        names, attributes = value.__tensor_flatten__()
+        return {"tensors": {name: getattr(value, name) for name in names}, "attributes": attributes}
+
+    def packed(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return OptimState8bit.__tensor_unflatten__(value["tensors"], value["attributes"])
 
     class ReproducibleAdamW8bit(AdamW8bit):
         def __init__(self, *args: Any, **kwargs: Any):
@@ -42,7 +50,21 @@ def adamw_8bit() -> type[torch.optim.Optimizer]:
                     stack.enter_context(torch.compiler.set_stance("force_eager"))
                 return super().step(closure)
 
+        def state_dict(self) -> dict[str, Any]:
+            return _mapped(super().state_dict(), plain)
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(_mapped(state_dict, packed))
+
     return ReproducibleAdamW8bit
+
+
+def _mapped(saved: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """A copy of an optimiser's state, each value of each parameter changed."""
+    states = {
+        key: {name: change(value) for name, value in values.items()} for key, values in saved["state"].items()
+    }
+    return saved | {"state": states}
 
 
 def _updates(optimizer: torch.optim.Optimizer) -> int:

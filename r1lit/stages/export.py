@@ -16,7 +16,6 @@ from r1lit.distributed.plan import whole_weights
 from r1lit.distributed.shards import read_rest, read_whole
 from r1lit.models.loading import save_model
 from r1lit.models.reward_model import Scoring, alone_problem, new_reward_model, set_scoring
-from r1lit.modules.low_bit import allow_low_bit_states
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
 from r1lit.stages.setup import load_model
@@ -51,7 +50,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's weights and the rest but the optimiser's state, whether it is in one file or in shards."""
     if path.is_dir():
         return read_rest(path) | {"state_dict": read_whole(path, "model.")}
-    allow_low_bit_states()
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -23,7 +23,6 @@ from r1lit.callbacks.throughput import Throughput
 from r1lit.data.module import StepDataModule, Stream
 from r1lit.distributed.launch import launched
 from r1lit.distributed.strategies import Started, strategy_of
-from r1lit.modules.low_bit import allow_low_bit_states
 from r1lit.settings import ConfigError, UserError
 from r1lit.stages.loggers import steps_done
 from r1lit.stages.performance import report
@@ -69,8 +68,6 @@ def train(
         _require_same_parameters(module, checkpoint)
     trainer = build_trainer(run, summary, loggers, module.total_steps, shown, measuring)
     data = StepDataModule(stream, module.total_steps)
-    if checkpoint:
-        allow_low_bit_states()
     with summary.timed("fit"):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if summary.writes:

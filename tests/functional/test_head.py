@@ -132,26 +132,30 @@ def test_a_tied_head_adds_to_the_embeddings_gradient():
     torch.testing.assert_close(mine, tied.grad)
 
 
+@pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("chunk", [7, 64])
 @pytest.mark.parametrize("masters", [torch.float32, torch.bfloat16])
-def test_bf16_is_as_near_to_the_truth_as_the_plain_way(masters, chunk):
+def test_bf16_is_as_near_to_the_truth_as_the_plain_way(masters, chunk, softcap):
     """float32 parameters under autocast, and parameters that are bf16 themselves, against float64."""
     torch.manual_seed(0)
-    hidden, weight = torch.randn(64, 32).to(masters).requires_grad_(), torch.randn(50, 32).to(masters).requires_grad_()
+    leaves = [torch.randn(*shape).to(masters).requires_grad_() for shape in [(64, 32), (50, 32), (50,)]]
     ids, upstream = torch.randint(50, (64,)), torch.randn(64)
+
+    def logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        made = F.linear(hidden, weight, bias)
+        return (made if softcap is None else softcap * (made / softcap).tanh()) / 0.7
 
     def gradients(logprobs: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
         return [logprobs.detach(), *torch.autograd.grad(logprobs, leaves, upstream.to(logprobs.dtype))]
 
     with torch.autocast("cpu", torch.bfloat16, enabled=masters == torch.float32):
-        lean = head_logprobs(hidden, weight, ids, chunk=chunk)[0]
-        plain = token_logprobs(F.linear(hidden, weight), ids)
-    exact = [hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()]
-    truth = gradients(token_logprobs(exact[0] @ exact[1].T, ids), exact)
+        hidden, weight, bias = leaves
+        lean = head_logprobs(hidden, weight, ids, bias=bias, temperature=0.7, softcap=softcap, chunk=chunk)[0]
+        plain = token_logprobs(logits(*leaves), ids)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    truth = gradients(token_logprobs(logits(*exact), ids), exact)
     assert lean.dtype == torch.float32
-    for mine, theirs, true in zip(
-        gradients(lean, [hidden, weight]), gradients(plain, [hidden, weight]), truth, strict=True
-    ):
+    for mine, theirs, true in zip(gradients(lean, leaves), gradients(plain, leaves), truth, strict=True):
         assert mine.dtype == theirs.dtype
         assert (mine - true).abs().mean() <= 1.2 * (theirs - true).abs().mean()
 

@@ -60,6 +60,7 @@ class Watch(TorchDispatchMode):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.ran: Counter[str] = Counter()
+        self.largest = 0
         self._made: dict[StorageWeakRef, int] = {}
         self._weights = {StorageWeakRef(p.untyped_storage()) for p in [*model.parameters(), *model.buffers()]}
 
@@ -70,6 +71,7 @@ class Watch(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self._made[StorageWeakRef(storage)] = storage.nbytes()
+                self.largest = max(self.largest, tensor.numel())
         return out
 
     @property
@@ -120,6 +122,21 @@ def test_selective_checkpointing_does_no_costly_operation_twice():
     assert [ran[kind][attention] for kind in ("none", "selective", "full")] == [2, 2, 4]
     assert ran["selective"]["aten::mm"] == ran["none"]["aten::mm"] == ran["full"]["aten::mm"] - 2 * 6
     assert ran["none"]["aten::silu"] == 2 and ran["selective"]["aten::silu"] == 4
+
+
+def test_no_matrix_of_length_by_length_is_made_for_one_sequence():
+    """Neither a mask nor scores: a long chain of thought costs memory by its length, not by its square."""
+    length = 256
+    ids = torch.randint(1, 50, (1, length))
+    model = llama(layers=1)
+    prepare_layers(model, "full", compiled=False)
+    with Watch(model) as watch:
+        gradients(model, ids, None)
+    assert watch.largest == (length - 1) * 50 < length**2
+    model.set_attn_implementation("eager")
+    with Watch(model) as watch:
+        gradients(model, ids, None)
+    assert watch.largest >= length**2
 
 
 def test_a_policy_that_samples_runs_its_layers_as_they_were(monkeypatch):

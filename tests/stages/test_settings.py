@@ -166,3 +166,15 @@ def test_what_a_stage_does_not_use_is_no_mistake(composed):
     ]
     off = {"data.validation": 0, "evaluation.enabled": False}
     assert read(changed(composed, off), Path()).data.validation == 0
+
+
+def test_training_that_this_arithmetic_or_machine_cannot_do_is_refused(composed, monkeypatch):
+    (problem,) = problems(composed, {"trainer.precision": "bf16-true"})
+    assert problem.startswith("trainer.precision=bf16-true with optimizer.kind=adamw: an update of less than about")
+    read(changed(composed, {"trainer.precision": "bf16-true", "optimizer.kind": "adamw_8bit"}), Path("unused"))
+    read(changed(composed, {"trainer.precision": "bf16-true", "stage": "evaluate"}), Path("unused"))
+    monkeypatch.setattr("r1lit.modules.settings.torchao_missing", lambda: True)
+    (problem,) = problems(composed, {"optimizer.kind": "adamw_8bit"})
+    assert "install r1lit[torchao]" in problem
+    monkeypatch.setattr("r1lit.stages.run.compiler_problem", lambda device: f"no compiler for {device}")
+    assert problems(composed, {"model.compile": True, "trainer.accelerator": "cpu"}) == ["no compiler for cpu"]
