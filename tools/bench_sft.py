@@ -47,6 +47,8 @@ APART = ("bfd", "bfd-flat")
 
 WAYS = (*APART, "wrapped")
 
+PASS = "of a pass of r1lit; by default an update's on a GPU, and two rows' on a CPU, whose caches are small"
+
 LARGEST_ID = 600
 """Ids are drawn below it: the tiny model's tokenizer has a few more."""
 
@@ -94,9 +96,7 @@ def run_r1lit(options: argparse.Namespace, rows: list[Demonstration], seed: int)
     policy, _ = make_model(options.model, device)
     if options.checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    settings = SFTSettings(
-        batch_size=1, max_tokens=options.length, micro_batch_tokens=options.micro_batch_tokens or options.tokens
-    )
+    settings = SFTSettings(batch_size=1, max_tokens=options.length, micro_batch_tokens=options.micro_batch_tokens)
     module = SFT(policy, settings, OptimizerSettings(lr=1e-12, betas=(0.9, 0.999)), options.updates, len(rows))
     batches, batch = [], []
     for row in rows:
@@ -178,10 +178,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=6, help="measured ones of a round")
     parser.add_argument("--length", type=int, default=512, help="longest demonstration, and TRL's row")
     parser.add_argument("--tokens", type=int, default=4096, help="of an update")
-    parser.add_argument("--micro-batch-tokens", type=int, default=0, help="of a pass of r1lit; 0: an update's")
+    parser.add_argument("--micro-batch-tokens", type=int, default=0, help=PASS)
     parser.add_argument("--ways", default=",".join(WAYS), help="of packing that TRL is run with, by comma")
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations")
     options = parser.parse_args()
+    if not options.micro_batch_tokens:
+        options.micro_batch_tokens = options.tokens if options.device == "cuda" else 2 * options.length
     if options.checkpointing is None:
         options.checkpointing = options.device == "cuda"
     return options
@@ -230,6 +232,7 @@ def report(options: argparse.Namespace, rows: list[Demonstration], clocks: dict[
                 "tokens_per_cpu_second": {name: round(speed, 1) for name, speed in cpus.items()},
                 "precision": precision(torch.device(options.device)),
                 "length": options.length,
+                "micro_batch_tokens": options.micro_batch_tokens,
                 "tokens_per_update": {name: round(count) for name, count in tokens.items()},
                 "trl": trl.__version__,
                 **where,

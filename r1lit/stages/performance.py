@@ -86,7 +86,7 @@ def machine_lines(figures: Mapping[str, float], peak: Peak) -> list[str]:
         parts = ", ".join(f"{label} {figures[name]:.1%}" for name, label in names.items())
         lines.append(f"{parts} of {peak.tflops:g} TFLOP/s")
     else:
-        lines.append(f"MFU left out: the peak of {peak.device} is not known; set trainer.peak_tflops")
+        lines.append(f"no MFU: the peak of {peak.device} is not known; set trainer.peak_tflops")
     if "mbu_sample" in figures:
         lines.append(f"memory bandwidth while sampling {figures['mbu_sample']:.1%} of {peak.bandwidth_gbs:g} GB/s")
     return lines

@@ -153,8 +153,17 @@ class CommandSettings(Settings):
     """What the command does, under which name, from which seed."""
 
     stage: Literal[
-        "fit", "sft", "reward_model", "collect", "reject", "pipeline", "evaluate", "preflight", "try_reward", "export",
+        "fit",
+        "sft",
+        "reward_model",
+        "collect",
+        "reject",
+        "pipeline",
+        "evaluate",
+        "preflight",
         "profile",
+        "try_reward",
+        "export",
     ] = "fit"
     name: str = "run"
     runs: str = "runs"

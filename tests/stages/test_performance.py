@@ -47,4 +47,4 @@ def test_what_is_not_known_is_said_and_not_invented():
     figures = {"tokens_per_second": 15.0}
     # The first part of a run that was killed: how long it took beside its steps is not known.
     text = table({"fit": 1.0, "step": 8.0, "update": 8.0}, figures, Peak("cpu"))
-    assert "MFU left out: the peak of cpu is not known; set trainer.peak_tflops" in text and "between" not in text
+    assert "no MFU: the peak of cpu is not known; set trainer.peak_tflops" in text and "between" not in text

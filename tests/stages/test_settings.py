@@ -68,7 +68,7 @@ def test_all_mistakes_come_at_once(composed):
         "trainer.acelerator is no setting; did you mean accelerator?",
         "sead is no setting; did you mean seed",
         "stage='fitt': input should be 'fit', 'sft', 'reward_model', 'collect', 'reject', 'pipeline', 'evaluate', "
-            "'preflight', 'try_reward' or 'export'",
+            "'preflight', 'profile', 'try_reward' or 'export'",
         "model.path is not set; add model.path=...",
         "reward.format.weight=nan",
         "reward.brevity is set, but brevity is not among the chosen rewards (accuracy, format); "
