@@ -17,6 +17,7 @@ from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
+from r1lit.rollout.vllm_engine import engine_problem
 from r1lit.settings import ConfigError, Settings, parse, suggest
 from r1lit.stages.pipeline_settings import PipelineSettings
 from r1lit.stages.settings import (
@@ -59,6 +60,9 @@ SPLIT_BY = {"arithmetic": "expression", "talk": "key"}
 
 SAME_PROBLEMS = {"chain_sum": "arithmetic"}
 """Tasks of reasoning-gym that ask what a generator asks."""
+
+OF_A_SEQUENCE = ("sequence_truncate", "sequence_mask")
+"""Corrections by the product of a whole completion's ratios."""
 
 UNJUDGED = frozenset({"sft", "reward_model", "export", "pipeline"})
 """Stages that can do without a reward."""
@@ -131,6 +135,7 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     problems += alarm_problems(rewards, sections["alarms"]) if "alarms" in sections else []
     problems += _stage_problems(config, sections)
     problems += _machine_problems(sections)
+    problems += _rollout_problems(sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
@@ -197,6 +202,21 @@ def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
         yield (
             f"data.validation={data.validation}, but the tiny model was trained on all but a share of {HELD_OUT_SHARE} "
             f"of these problems; set data.validation={HELD_OUT_SHARE} or less"
+        )
+
+
+def _rollout_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What the sampler lacks, or what its log-probs cannot be used for."""
+    rollout, algorithm = sections.get("rollout"), sections.get("algorithm")
+    if rollout is None or rollout.kind == "transformers":
+        return
+    if rollout.kind == "vllm" and (problem := engine_problem()):
+        yield problem
+    if algorithm is not None and rollout.top_p < 1 and algorithm.sampling_correction in ("auto", *OF_A_SEQUENCE):
+        yield (
+            f"rollout.top_p={rollout.top_p} with algorithm.sampling_correction={algorithm.sampling_correction}: what "
+            "top-p cuts off is in every token's ratio, and their product fades with the length; set rollout.top_p=1, "
+            "or algorithm.sampling_correction=token_truncate"
         )
 
 
