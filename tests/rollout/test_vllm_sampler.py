@@ -1,4 +1,4 @@
-"""The real vLLM, in this process, on a CPU; `test_vllm_environment` runs these where the suite's own environment lacks it.
+"""The real vLLM, in this process, on a CPU; `test_vllm_environment` runs these where the suite itself lacks it.
 
 One engine serves all tests, because it takes a while to start: each leaves it with the policy's weights.
 """
@@ -191,5 +191,5 @@ def test_an_engine_that_computes_something_else_is_refused(policy, sampler, monk
 
 
 def test_a_prompt_without_room_is_refused(sampler):
-    with pytest.raises(ValueError, match="a prompt of 300 tokens .*max_tokens=300 need more than the engine's 512"):
+    with pytest.raises(ValueError, match=r"a prompt of 300 tokens .*max_tokens=300 need more than the engine's 512"):
         sampler.generate(PROMPTS, 1, Sampling(max_tokens=300), seed=0)

@@ -132,7 +132,7 @@ def test_a_sender_that_fails_leaves_nobody_waiting(policy):
 
 
 def test_a_server_that_is_not_there(policy):
-    with pytest.raises(ServerError, match="no vLLM server answers there .*vllm_serve"):
+    with pytest.raises(ServerError, match=r"no vLLM server answers there .*vllm_serve"):
         RemoteEngine(policy, ServerSettings(url="http://127.0.0.1:9"))
 
 
