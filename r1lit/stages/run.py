@@ -17,7 +17,6 @@ from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
-from r1lit.rollout.vllm_engine import engine_problem
 from r1lit.settings import ConfigError, Settings, parse, suggest
 from r1lit.stages.pipeline_settings import PipelineSettings
 from r1lit.stages.settings import (
@@ -206,13 +205,11 @@ def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
 
 
 def _rollout_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
-    """What the sampler lacks, or what its log-probs cannot be used for."""
+    """What the sampler's log-probs cannot be used for."""
     rollout, algorithm = sections.get("rollout"), sections.get("algorithm")
-    if rollout is None or rollout.kind == "transformers":
+    if rollout is None or algorithm is None or rollout.kind == "transformers":
         return
-    if rollout.kind == "vllm" and (problem := engine_problem()):
-        yield problem
-    if algorithm is not None and rollout.top_p < 1 and algorithm.sampling_correction in ("auto", *OF_A_SEQUENCE):
+    if rollout.top_p < 1 and algorithm.sampling_correction in ("auto", *OF_A_SEQUENCE):
         yield (
             f"rollout.top_p={rollout.top_p} with algorithm.sampling_correction={algorithm.sampling_correction}: what "
             "top-p cuts off is in every token's ratio, and their product fades with the length; set rollout.top_p=1, "

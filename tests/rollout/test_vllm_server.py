@@ -90,7 +90,7 @@ def test_after_each_update_the_greedy_tokens_are_transformers_own(policy, sample
         found, expected = (one.generate(PROMPTS, 2, greedy, seed=0) for one in (sampler, plain))
         assert [group.completion_ids for group in found.groups] == [group.completion_ids for group in expected.groups]
         torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-4, rtol=0)
-        seen.append(found.groups[0].completion_ids[0])
+        seen.append([group.completion_ids for group in found.groups])
         noise = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -106,7 +106,7 @@ def test_groups_come_one_by_one_and_a_run_repeats(sampler):
     assert sorted(seen) == [0, 1, 2]
     again = sampler.generate(PROMPTS, 4, sampling, seed=3)
     assert [group.completion_ids for group in again.groups] == [group.completion_ids for group in first.groups]
-    assert all(len({tuple(ids) for ids in group.completion_ids}) > 1 for group in first.groups)
+    assert any(len({tuple(ids) for ids in group.completion_ids}) > 1 for group in first.groups)
 
 
 def test_a_push_that_loses_a_weight_stops_the_run(policy, sampler, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -144,3 +145,11 @@ def test_another_kind_of_server(policy):
         pytest.raises(ServerError, match="does not offer /collective_rpc, so it is no server of r1lit's"),
     ):
         RemoteEngine(policy, ServerSettings(url=server.url.removesuffix("/v1")))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_without_vllm_the_command_says_how_to_get_it(r1lit):
+    done = r1lit("rollout=vllm", check=False)
+    assert done.returncode == 2
+    assert "rollout.kind=vllm, but vLLM is not installed; install it with pip install 'r1lit[vllm]'" in done.stderr
+    assert "Traceback" not in done.stderr

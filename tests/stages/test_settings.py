@@ -96,6 +96,12 @@ def test_all_mistakes_come_at_once(composed):
         ({"data.path": "???"}, "data.path is not set; add data.path=..."),
         ({"evaluation.top_p": 0}, "evaluation.top_p=0: input should be greater than 0"),
         ({"rollout.temperature": 0}, "rollout.temperature=0: input should be greater than 0"),
+        (
+            {"rollout.kind": "vllm_server", "rollout.top_p": 0.9},
+            "rollout.top_p=0.9 with algorithm.sampling_correction=auto: what top-p cuts off is in every token's ratio, "
+            "and their product fades with the length; set rollout.top_p=1, or "
+            "algorithm.sampling_correction=token_truncate",
+        ),
     ],
 )
 def test_each_mistake_names_its_key_and_its_remedy(composed, changes, expected):
