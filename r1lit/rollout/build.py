@@ -10,9 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lit.rollout.sampler import Sampler
 from r1lit.rollout.settings import RolloutSettings
 from r1lit.rollout.transformers_sampler import TransformersSampler
-from r1lit.rollout.vllm_engine import LocalEngine
+from r1lit.rollout.vllm_engine import LocalEngine, engine_problem
 from r1lit.rollout.vllm_sampler import VLLMSampler
 from r1lit.rollout.vllm_server import RemoteEngine
+from r1lit.settings import ConfigError
 
 Maker = Callable[[RolloutSettings, PreTrainedModel, PreTrainedTokenizerBase, torch.dtype], Sampler]
 
@@ -33,6 +34,16 @@ def build_sampler(
         UserError: where a server does not answer, or does not hold the policy's weights.
     """
     return SAMPLERS[settings.kind](settings, policy, tokenizer, arithmetic)
+
+
+def require_sampler(settings: RolloutSettings) -> None:
+    """Refuse a sampler that cannot run here, before anything is loaded.
+
+    Raises:
+        ConfigError: saying what is missing.
+    """
+    if settings.kind == "vllm" and (problem := engine_problem()):
+        raise ConfigError([problem])
 
 
 def _transformers(

@@ -41,7 +41,8 @@ class LocalEngine:
     """
 
     def __init__(self, policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.dtype):
-        _require_usable()
+        if problem := engine_problem():
+            raise ConfigError([problem])
         # Read when vLLM is imported: the engine runs in this process, whose tensors it takes as they are.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -120,16 +121,16 @@ class LocalEngine:
         self._names.add(name)
 
 
-def _require_usable() -> None:
+def engine_problem() -> str | None:
+    """Why no engine can run in this process, if so."""
     if find_spec("vllm") is None:
-        raise ConfigError([MISSING])
+        return MISSING
     if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ConfigError(
-            [
-                f"rollout.kind=vllm in one of {ranks} processes, but its engine shares one process's memory; set "
-                "rollout=transformers, or train in one process"
-            ]
+        return (
+            f"rollout.kind=vllm in one of {ranks} processes, but its engine shares one process's memory; set "
+            "rollout=transformers, or train in one process"
         )
+    return None
 
 
 def _start(policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.dtype, sleeps: bool) -> Any:

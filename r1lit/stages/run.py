@@ -62,6 +62,9 @@ SPLIT_BY = {"arithmetic": "expression", "talk": "key"}
 SAME_PROBLEMS = {"chain_sum": "arithmetic"}
 """Tasks of reasoning-gym that ask what a generator asks."""
 
+OF_A_SEQUENCE = ("sequence_truncate", "sequence_mask")
+"""Corrections by the product of a whole completion's ratios."""
+
 UNJUDGED = frozenset({"sft", "reward_model", "export", "pipeline"})
 """Stages that can do without a reward."""
 
@@ -134,6 +137,7 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     problems += alarm_problems(rewards, sections["alarms"]) if "alarms" in sections else []
     problems += _stage_problems(config, sections)
     problems += machine_problems(config.get("stage", "fit"), sections)
+    problems += _rollout_problems(sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)
@@ -187,6 +191,19 @@ def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSett
             f"{metric} with weight 0"
         )
     return problems
+
+
+def _rollout_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What the sampler's log-probs cannot be used for."""
+    rollout, algorithm = sections.get("rollout"), sections.get("algorithm")
+    if rollout is None or algorithm is None or rollout.kind == "transformers":
+        return
+    if rollout.top_p < 1 and algorithm.sampling_correction in ("auto", *OF_A_SEQUENCE):
+        yield (
+            f"rollout.top_p={rollout.top_p} with algorithm.sampling_correction={algorithm.sampling_correction}: what "
+            "top-p cuts off is in every token's ratio, and their product fades with the length; set rollout.top_p=1, "
+            "or algorithm.sampling_correction=token_truncate"
+        )
 
 
 def _stage_problems(config: Mapping[str, Any], sections: Mapping[str, Settings]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from r1lit.rewards.neural_rules import neural_problem
 from r1lit.rewards.pool import RewardPool
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rewards.targets import plugin_paths
-from r1lit.rollout.build import build_sampler
+from r1lit.rollout.build import build_sampler, require_sampler
 from r1lit.rollout.sampler import Sampler
 from r1lit.settings import ConfigError
 from r1lit.stages.run import Run
@@ -141,6 +141,7 @@ def settle(run: Run, model: PreTrainedModel) -> None:
 def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None) -> Iterator[Workbench]:
     """Start the reward processes, load the prompts, and the model where it is not ``loaded``; close the processes at
     the end."""
+    require_sampler(run.rollout)
     with reward_pool(run) as rewards:
         policy, tokenizer = loaded or load_model(run.model)
         settle(run, policy)

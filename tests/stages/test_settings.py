@@ -98,6 +98,12 @@ def test_all_mistakes_come_at_once(composed):
         ({"rollout.temperature": 0}, "rollout.temperature=0: input should be greater than 0"),
         ({"trainer.accelerator": "cpu", "model.attention": "varlen"}, "CUDA alone; set model.attention=auto"),
         ({"algorithm.micro_batch_rows": 8}, "micro_batch_rows is no setting; did you mean micro_batch_tokens"),
+        (
+            {"rollout.kind": "vllm_server", "rollout.top_p": 0.9},
+            "rollout.top_p=0.9 with algorithm.sampling_correction=auto: what top-p cuts off is in every token's ratio, "
+            "and their product fades with the length; set rollout.top_p=1, or "
+            "algorithm.sampling_correction=token_truncate",
+        ),
     ],
 )
 def test_each_mistake_names_its_key_and_its_remedy(composed, changes, expected):
