@@ -65,7 +65,7 @@ def start(node: int, names: Sequence[str], folder: Path) -> subprocess.Popen[str
     )
 
 
-def until(condition, nodes: Sequence[subprocess.Popen[str]], seconds: float = 150) -> None:
+def until(condition, nodes: Sequence[subprocess.Popen[str]], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         ended = [node for node in nodes if node.poll() is not None]
@@ -84,7 +84,7 @@ def test_two_nodes_train_as_one_process_and_a_signal_to_one_stops_both_after_the
         until(lambda: len(steps()) >= 2, started)
         (worker,) = psutil.Process(started[1].pid).children()
         worker.send_signal(signal.SIGTERM)
-        said = [node.communicate(timeout=90)[0] for node in started]
+        said = [node.communicate(timeout=200)[0] for node in started]
     finally:
         for node in started:
             node.kill()
