@@ -54,6 +54,8 @@ def nodes() -> Iterator[list[str]]:
 
 def start(node: int, names: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--rdzv-id", "two")
+    # Both nodes have this machine's name, by which torchrun would tell whose address it is.
+    meeting += ("--rdzv-conf", f"is_host={int(node == 0)}")
     torchrun = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *meeting, "--local-addr", ADDRESSES[node])
     return subprocess.Popen(
         ["ip", "netns", "exec", names[node], *torchrun, "-m", "r1lit", *RUN, "trainer=fsdp"],
