@@ -25,6 +25,10 @@ def fit(run: Run, summary: Summary) -> None:
     with workbench(run) as bench, logged(loggers, summary):
         summary.show_prompts(bench.prompts)
         begin(summary, checkpoint, run.algorithm.steps)
+        if bench.gathered is not None:
+            summary.add(gathered_for_sampling=bench.gathered)
+            how = "the whole model, gathered for each batch" if bench.gathered else "layers gathered one by one"
+            summary.say(f"sampling from {how}")
         summary.add(metric=run.evaluation.metric)
         if run.preflight.enabled and checkpoint is None:
             with summary.timed("preflight"):
