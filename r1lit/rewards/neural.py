@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from r1lit.distributed.launch import launched
 from r1lit.text.replies import PARTS, ReplyEncoder
 
 FLOOR = 2.0
@@ -68,7 +69,9 @@ class _NeuralReward:
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace("model.path=", "model=")) from error
         self._refuse(model, normalize)
-        self._model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        # The workers of each of a run's processes share that process's GPU.
+        gpu = torch.device("cuda", launched().local_rank)
+        self._model.to(gpu if device != "cpu" and torch.cuda.is_available() else "cpu")
         self._batch_size, self._normalize, self._squash = batch_size, normalize, squash
         self._score_rows, self._sigmoid = score_rows, torch.sigmoid
         kept = self._scoring.template if self._scoring else None

@@ -59,7 +59,8 @@ def run_stage(run: Run, compose: Compose, accept: Callable[[], None] = lambda: N
             summary = Summary(run.directory, writes=first)
             # What was measured before decides what is measured now.
             summary.figures = ranks.from_first(summary.figures)
-            summary.say(f"{run.command.stage}: {run.directory}")
+            together = f" in {ranks.size} processes ({run.trainer.strategy})" if ranks.size > 1 else ""
+            summary.say(f"{run.command.stage}: {run.directory}{together}")
             if run.command.stage == "pipeline":
                 _pipeline(run, summary, compose, accept)
             else:

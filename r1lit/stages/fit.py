@@ -30,6 +30,10 @@ def fit(run: Run, summary: Summary) -> None:
         summary.show_parameters(bench.policy)
         summary.add(metric=run.evaluation.metric, sampler=bench.sampler.description)
         summary.say(f"sampling: {bench.sampler.description}")
+        if bench.gathered is not None:
+            summary.add(gathered_for_sampling=bench.gathered)
+            how = "the whole model, gathered for each batch" if bench.gathered else "layers gathered one by one"
+            summary.say(f"sampling from {how}")
         if run.preflight.enabled and checkpoint is None:
             with summary.timed("preflight"):
                 found = preflight(run, bench)

@@ -55,6 +55,8 @@ class Workbench:
     sampler: Sampler
     rewards: RewardPool | SharedRewards
     ranks: Ranks = ALONE
+    gathered: bool | None = None
+    """Whether a sharded policy is gathered whole to sample from it, or layer by layer; None, where it is no shards."""
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -162,7 +164,8 @@ def _shared(run: Run, bench: Workbench) -> Workbench:
         asked = fits(bench.policy, ranks, launched().local_size)
     held = holding(bench.policy, ranks, whole=bool(asked))
     sampler = SharedSampler(bench.sampler, ranks, held, device_of(run.trainer.accelerator))
-    return replace(bench, sampler=sampler, rewards=SharedRewards(bench.rewards, sampler, ranks))
+    gathered = bool(asked) if is_sharded(bench.policy) else None
+    return replace(bench, sampler=sampler, rewards=SharedRewards(bench.rewards, sampler, ranks), gathered=gathered)
 
 
 def _prompts(run: Run, tokenizer: PreTrainedTokenizerBase) -> LoadedPrompts:

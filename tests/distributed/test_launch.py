@@ -24,7 +24,7 @@ OF_TIME = ("time/", "perf/tokens_per_second")
 
 def torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        together(*overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=200
+        together(*overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=280
     )
 
 
@@ -76,7 +76,7 @@ def test_what_does_not_fit_the_processes_is_said_once(tmp_path):
     refused = torchrun(tmp_path, *QUICK, "algorithm.steps=1")
     assert refused.returncode != 0
     assert refused.stderr.count("trainer=single is one process, but torchrun has started 2 processes") == 1
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("runs/*/*"))
 
 
 def problems(stage: str, launch: Launch, **trainer) -> str:
@@ -92,7 +92,7 @@ def test_settings_are_held_against_the_launch(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert "with 1 GPUs, but each needs one" in problems("fit", two, strategy="ddp")
     assert not problems("fit", two, strategy="ddp", accelerator="cpu")
-    with pytest.raises(ValueError, match="cpu_offload is of sharded models, which trainer=ddp has not"):
+    with pytest.raises(ValueError, match="cpu_offload is of a sharded model, which trainer=ddp has not"):
         TrainerSettings(strategy="ddp", cpu_offload=True)
 
 

@@ -54,6 +54,8 @@ def nodes() -> Iterator[list[str]]:
 
 def start(node: int, names: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29400", "--rdzv-id", "two")
+    # Both nodes have this machine's name, by which torchrun would tell whose address it is.
+    meeting += ("--rdzv-conf", f"is_host={int(node == 0)}")
     torchrun = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *meeting, "--local-addr", ADDRESSES[node])
     return subprocess.Popen(
         ["ip", "netns", "exec", names[node], *torchrun, "-m", "r1lit", *RUN, "trainer=fsdp"],
@@ -65,7 +67,7 @@ def start(node: int, names: Sequence[str], folder: Path) -> subprocess.Popen[str
     )
 
 
-def until(condition, nodes: Sequence[subprocess.Popen[str]], seconds: float = 150) -> None:
+def until(condition, nodes: Sequence[subprocess.Popen[str]], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         ended = [node for node in nodes if node.poll() is not None]
@@ -84,7 +86,7 @@ def test_two_nodes_train_as_one_process_and_a_signal_to_one_stops_both_after_the
         until(lambda: len(steps()) >= 2, started)
         (worker,) = psutil.Process(started[1].pid).children()
         worker.send_signal(signal.SIGTERM)
-        said = [node.communicate(timeout=90)[0] for node in started]
+        said = [node.communicate(timeout=200)[0] for node in started]
     finally:
         for node in started:
             node.kill()
