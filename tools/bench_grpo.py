@@ -242,7 +242,7 @@ def parse() -> argparse.Namespace:
         ("group", 16),
         ("updates", 2),
         ("max-tokens", 64),
-        ("micro-batch-tokens", 4096),
+        ("micro-batch-tokens", 1024),
         ("trl-micro-batches", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
