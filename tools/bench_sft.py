@@ -119,36 +119,41 @@ def labels(row: Demonstration) -> list[int]:
     return [token if trained else -100 for token, trained in zip(row.ids, row.trained, strict=True)]
 
 
+def trl_config(options: argparse.Namespace, way: str, folder: str, seed: int) -> trl.SFTConfig:
+    """TRL's settings for one of its ways of packing."""
+    device, rows_per_update = torch.device(options.device), max(1, options.tokens // options.length)
+    at_once = 1 if way == "bfd" else rows_per_update
+    return trl.SFTConfig(
+        output_dir=folder,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=rows_per_update // at_once,
+        max_steps=WARM_UP + options.updates,
+        max_length=options.length,
+        packing=True,
+        packing_strategy=way.removesuffix("-flat"),
+        learning_rate=1e-12,
+        lr_scheduler_type="constant",
+        optim="adamw_torch_fused",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=precision(device) == "bf16-mixed",
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=options.checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        seed=seed,
+    )
+
+
 def run_trl(options: argparse.Namespace, rows: list[Demonstration], way: str, seed: int) -> Clock:
     device = torch.device(options.device)
     model, tokenizer = make_model(options.model, device)
-    rows_per_update = max(1, options.tokens // options.length)
-    at_once = 1 if way == "bfd" else rows_per_update
     clock, seen = Clock(device), []
     with tempfile.TemporaryDirectory() as folder:
-        config = trl.SFTConfig(
-            output_dir=folder,
-            per_device_train_batch_size=at_once,
-            gradient_accumulation_steps=rows_per_update // at_once,
-            max_steps=WARM_UP + options.updates,
-            max_length=options.length,
-            packing=True,
-            packing_strategy=way.removesuffix("-flat"),
-            learning_rate=1e-12,
-            lr_scheduler_type="constant",
-            optim="adamw_torch_fused",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            bf16=precision(device) == "bf16-mixed",
-            use_cpu=device.type == "cpu",
-            gradient_checkpointing=options.checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-            report_to="none",
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,
-            seed=seed,
-        )
+        config = trl_config(options, way, folder, seed)
         data = [{"input_ids": list(row.ids), "labels": labels(row)} for row in rows]
         trainer = trl.SFTTrainer(model, config, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
         trainer.remove_callback(transformers.PrinterCallback)
