@@ -117,7 +117,7 @@ def test_a_push_that_loses_a_weight_stops_the_run(policy, sampler, monkeypatch):
     )
     with torch.no_grad():
         model.model.norm.weight.add_(0.5)
-    with pytest.raises(WeightPushError, match="5 of the engine's 14 parameters"):
+    with pytest.raises(WeightPushError, match=r"1 of the engine's 14 parameters .*\(model.norm.weight\)"):
         sampler.load_weights(model)
     monkeypatch.undo()
     sampler.load_weights(model)
