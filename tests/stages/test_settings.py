@@ -182,5 +182,5 @@ def test_training_that_this_arithmetic_or_machine_cannot_do_is_refused(composed,
     monkeypatch.setattr("r1lit.modules.settings.torchao_missing", lambda: True)
     (problem,) = problems(composed, {"optimizer.kind": "adamw_8bit"})
     assert "install r1lit[torchao]" in problem
-    monkeypatch.setattr("r1lit.stages.run.compiler_problem", lambda device: f"no compiler for {device}")
+    monkeypatch.setattr("r1lit.stages.machine.compiler_problem", lambda device: f"no compiler for {device}")
     assert problems(composed, {"model.compile": True, "trainer.accelerator": "cpu"}) == ["no compiler for cpu"]
