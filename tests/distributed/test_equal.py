@@ -32,7 +32,7 @@ GRPO = (
     "algorithm.prompts_per_step=3",
     "algorithm.group_size=3",
     "algorithm.minibatches=2",
-    "algorithm.micro_batch_rows=2",
+    "algorithm.micro_batch_tokens=64",
     "algorithm.reference_refresh=1",
     "rollout.max_tokens=16",
     # Every length has a reward of its own, so there is something to learn.
@@ -70,7 +70,7 @@ SHARED = {
     "grpo": {
         "ddp": ("trainer=ddp",),
         # Activation checkpoints gather each layer once more, and in the host's memory shards stay.
-        "whole": ("trainer=fsdp", "trainer.gather_for_sampling=true", "model.gradient_checkpointing=true"),
+        "whole": ("trainer=fsdp", "trainer.gather_for_sampling=true", "model.activation_checkpointing=full"),
         "in_step": ("trainer=fsdp", "trainer.gather_for_sampling=false", "trainer.cpu_offload=true"),
         "hybrid": ("trainer=fsdp", "trainer.replicas=2"),
     },

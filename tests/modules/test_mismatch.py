@@ -10,7 +10,7 @@ import torch
 from r1lit.functional import sampling_ratio
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.models.logprobs import completion_logprobs
-from r1lit.modules.experience import split
+from r1lit.models.packing import collate
 from r1lit.modules.grpo import GRPO
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.rollout.transformers_sampler import TransformersSampler
@@ -52,14 +52,14 @@ def build(sampler=OtherEngine, **algorithm) -> GRPO:
     )
 
 
-def learn(module: GRPO, rows: int = 16):
-    """The gradient of one update, in micro-batches of ``rows`` rows, its minibatch and its metrics."""
+def learn(module: GRPO):
+    """The gradient of one update, its minibatch and its metrics."""
     scored = module.score(PROMPTS, 0)
     experience = module.annotate(scored, module.trained_groups(scored, 4))
     minibatch = experience.minibatch(torch.arange(16), "sequence", 12)
     module.zero_grad()
-    for part in split(minibatch, rows):
-        module.loss(part)[0].backward()
+    for part, _ in module.passes(module.policy, minibatch.trajectories):
+        module.loss(part, minibatch)[0].backward()
     return [parameter.grad.clone() for parameter in module.policy.parameters()], minibatch, module.mismatch.read()
 
 
@@ -74,9 +74,8 @@ def test_the_surrogate_alone_is_weighted(mode, kl_coef):
                 parameter.mul_(1.05)
     found, minibatch, metrics = learn(module)
     mask = minibatch.completion_mask
-    table, _ = completion_logprobs(
-        module.policy, minibatch.input_ids, minibatch.target_mask, mask, temperature=module.temperature
-    )
+    rows = collate(minibatch.trajectories, [[row] for row in range(16)])
+    table, _ = completion_logprobs(module.policy, rows, mask, temperature=module.temperature)
     ratio = sampling_ratio(table, minibatch.sampling_logprobs, mask, mode, None, 1.2).detach()
     gain = ratio * minibatch.advantages[:, None] * table
     if kl_coef:
@@ -94,8 +93,8 @@ def test_the_surrogate_alone_is_weighted(mode, kl_coef):
 
 
 def test_micro_batches_change_neither_the_gradient_nor_the_metrics():
-    whole, _, metrics = learn(build(), 16)
-    parts, _, others = learn(build(), 3)
+    whole, _, metrics = learn(build(micro_batch_tokens=4096))
+    parts, _, others = learn(build(micro_batch_tokens=50))
     for mine, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-4)
     assert others == pytest.approx(metrics, rel=1e-4)
