@@ -147,7 +147,7 @@ def test_a_whole_run(r1lit, server, tmp_path, kind):
     # The state that a resumed run takes up reaches the engine too: its first samples come from it.
     r1lit(f"resume={directory}", *arguments, "algorithm.steps=3", timeout=PATIENCE_SECONDS)
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [0, 1, 2]
     for row in rows:
         assert row["sampling/sampling_logp_difference/max"] < 1e-3
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)
