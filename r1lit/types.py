@@ -142,12 +142,24 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """A prompt with one completion, on the CPU.
+
+    Attributes:
+        ids: int64 [L], the prompt's and the completion's.
+        trained: bool [L], True = a completion token.
+    """
+
+    ids: Tensor
+    trained: Tensor
+
+
+@dataclass(frozen=True)
 class Minibatch:
     """n rows of one policy update.
 
     Attributes:
-        input_ids: int64 [n, L], prompt and completion, right-padded.
-        target_mask: bool [n, L - 1], True where the *next* token is a completion token.
+        trajectories: n of them.
         completion_mask: bool [n, T], True = a completion token.
         advantages: float32 [n].
         weights: float32 [n, T], each token's share of the loss; the loss is ``(weights * per_token_loss).sum()``.
@@ -155,8 +167,7 @@ class Minibatch:
         ref_logprobs: float32 [n, T] under the reference, or None without KL.
     """
 
-    input_ids: Tensor
-    target_mask: Tensor
+    trajectories: tuple[Trajectory, ...]
     completion_mask: Tensor
     advantages: Tensor
     weights: Tensor

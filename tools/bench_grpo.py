@@ -73,7 +73,7 @@ def run_r1lit(options: argparse.Namespace, rows: list[dict], pool: RewardPool, s
             prompts_per_step=options.prompts,
             group_size=options.group,
             minibatches=options.updates,
-            micro_batch_rows=options.micro_batch_rows,
+            micro_batch_tokens=options.micro_batch_tokens,
             clip_low=10,
             clip_high=10,
             kl_coef=KL,
@@ -237,7 +237,7 @@ def parse() -> argparse.Namespace:
         ("group", 16),
         ("updates", 2),
         ("max-tokens", 64),
-        ("micro-batch-rows", 32),
+        ("micro-batch-tokens", 4096),
         ("trl-micro-batches", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)

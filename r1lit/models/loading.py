@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -24,13 +23,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from r1lit.models.attention import AttentionName, attention_at_load
+from r1lit.models.packing import Packing
 from r1lit.settings import Settings, suggest
 
 TINY = "tiny"
 EMBEDDED = {TINY: "tiny", "tiny-student": "tiny_student"}
 """Models that ship with r1lit, by name: their folders in ``r1lit/assets``."""
-
-HALF = (torch.bfloat16, torch.float16)
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +41,17 @@ class ModelSettings(Settings):
         path: a local folder, a name on the Hugging Face hub, or an embedded base model: ``tiny``, or the smaller
             ``tiny-student``.
         dtype: of the master weights; ``auto`` is what the files hold.
-        attention: ``auto`` takes flash-attention where it is installed and usable, else torch's own (sdpa)
-            where the architecture has it, else eager.
+        attention: ``auto`` takes, on CUDA in half precision, flash-attention where it is installed, else torch's kernel
+            for sequences of any length (``varlen``); elsewhere sdpa where the architecture has it, else eager.
+        packing: of the sequences that a policy is trained on: ``packed`` end to end, none seeing another; ``padded``,
+            one a row; ``auto`` packs where the model keeps sequences apart.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
     """
 
     path: str = TINY
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    attention: AttentionName = "auto"
+    packing: Packing = "auto"
     gradient_checkpointing: bool = False
 
 
@@ -59,7 +61,7 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
     Raises:
         FileNotFoundError: for a folder that is missing, or that holds no config or no weights.
         ValueError: for pickled weights, weights that do not cover the model, models that are no causal LM, a tokenizer
-            that does not fit the model, or flash-attention that cannot run.
+            that does not fit the model, or an attention that the architecture has not.
     """
     path = locate(settings.path)
     config = load_part("config", settings.path, AutoConfig, path)
@@ -71,7 +73,7 @@ def load_policy(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTok
         path,
         config=config,
         dtype=settings.dtype,
-        attn_implementation=choose_attention(settings, config),
+        attn_implementation=attention_at_load(settings.attention, config),
         use_safetensors=True,
         output_loading_info=True,
     )
@@ -218,29 +220,6 @@ def require_causal(config, name: str) -> None:
             f"model.path={name} holds {' or '.join(sorted(held)) or config.model_type}, but a policy writes text from "
             f"left to right; give a causal LM{f' ({min(known)})' if known else ''}"
         )
-
-
-def choose_attention(settings: ModelSettings, config) -> str | None:
-    """The attention that transformers is asked for; None leaves the choice to it.
-
-    Raises:
-        ValueError: for flash-attention that cannot run.
-    """
-    if settings.attention in ("sdpa", "eager"):
-        return settings.attention
-    dtype = config.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    installed = find_spec("flash_attn") is not None
-    usable = installed and torch.cuda.is_available() and dtype in HALF
-    if settings.attention == "auto":
-        # None is sdpa where the architecture has it, else eager.
-        return "flash_attention_2" if usable else None
-    if not usable:
-        raise ValueError(
-            f"model.attention=flash_attention_2 with dtype={settings.dtype}, flash-attn "
-            f"{'installed' if installed else 'not installed'} and {torch.cuda.device_count()} CUDA devices: it needs "
-            "the flash-attn package, a CUDA device and a half-precision dtype; set model.attention=auto"
-        )
-    return settings.attention
 
 
 def require_complete(report: dict, name: str) -> None:

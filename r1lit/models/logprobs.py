@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from r1lit.functional import head_logprobs, head_predictions
 from r1lit.models.forward import inside_forward
+from r1lit.models.packing import Packed
 
 _PROBE_TOKENS = 8
 
@@ -28,54 +29,44 @@ _HEADS: WeakKeyDictionary[PreTrainedModel, Head] = WeakKeyDictionary()
 
 @inside_forward
 def completion_logprobs(
-    model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, completion_mask: Tensor, temperature: float
+    model: PreTrainedModel, part: Packed, completion_mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each completion token, and the entropy of the distribution it was predicted by.
 
-    Rows are padded on the right and need no attention mask: a causal model's token never sees what follows it. The
-    head is applied to the positions before completion tokens alone.
+    The head is applied to the positions before completion tokens alone.
 
-    Shapes: input_ids int64 [n, L], target_mask bool [n, L - 1] (True where the next token is a completion token),
-    completion_mask bool [n, T] with as many True in each row; logprobs and entropy are [n, T], in nats, 0 at padding.
+    Shapes: the n sequences of the part, row by row, in completion_mask bool [n, T], each with as many True as it has
+    targets; logprobs and entropy are [n, T], in nats, 0 at padding.
 
     Raises:
         ValueError: where the model makes its logits in a way that is not known.
     """
-    head, inputs = _head_inputs(model, input_ids, target_mask)
+    head, inputs = _head_inputs(model, part)
     logprobs, entropy = head_logprobs(**inputs, temperature=temperature, softcap=head.softcap)
     return _grid(logprobs, completion_mask), _grid(entropy, completion_mask)
 
 
 @inside_forward
-def target_predictions(
-    model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, position_ids: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def target_predictions(model: PreTrainedModel, part: Packed) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability of each target, the entropy of what it was predicted by, and whether it was the likeliest token.
 
-    Rows are padded on the right, as for `completion_logprobs`; where positions restart within a row the model keeps
-    what lies between apart (see `r1lit.models.packing`).
-
-    Shapes: input_ids and position_ids int64 [n, L], target_mask bool [n, L - 1] (True where the next token is a
-    target), M of them True; [M] float, [M] float and [M] bool, row by row.
+    Shapes: of the part's M targets, row by row, [M] float, [M] float and [M] bool.
 
     Raises:
         ValueError: where the model makes its logits in a way that is not known.
     """
-    head, inputs = _head_inputs(model, input_ids, target_mask, position_ids)
+    head, inputs = _head_inputs(model, part)
     return head_predictions(**inputs, softcap=head.softcap)
 
 
-def _head_inputs(
-    model: PreTrainedModel, input_ids: Tensor, target_mask: Tensor, position_ids: Tensor | None = None
-) -> tuple[Head, dict[str, Tensor | None]]:
+def _head_inputs(model: PreTrainedModel, part: Packed) -> tuple[Head, dict[str, Tensor | None]]:
     """How the model makes logits, and of what it makes those before the targets."""
     head, output = head_of(model), model.get_output_embeddings()
-    placed = {} if position_ids is None else {"position_ids": position_ids}
-    hidden = model.base_model(input_ids=input_ids, use_cache=False, **placed).last_hidden_state[:, :-1][target_mask]
+    hidden = model.base_model(**part.inputs(model), use_cache=False).last_hidden_state[:, :-1][part.target_mask]
     return head, {
         "hidden": hidden * head.scale if head.scale != 1 else hidden,
         "head_weight": output.weight,
-        "ids": input_ids[:, 1:][target_mask],
+        "ids": part.input_ids[:, 1:][part.target_mask],
         "bias": getattr(output, "bias", None),
     }
 

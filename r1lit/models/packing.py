@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from heapq import heapreplace
-from typing import Protocol
-from weakref import WeakSet
+from itertools import accumulate
+from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from r1lit.models.attention import VARLEN, attention_of
 from r1lit.models.forward import inside_forward
 
-VARLEN = ("flash_attention_2", "flash_attention_3")
-"""Attention that computes nothing between sequences, of one row a pass."""
+Packing = Literal["auto", "packed", "padded"]
 
-_APART: WeakSet[PreTrainedModel] = WeakSet()
+_APART: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 class Sequenced(Protocol):
     """A sequence of tokens, and which of them are targets."""
 
     @property
-    def ids(self) -> Sequence[int]: ...
+    def ids(self) -> Sequence[int] | Tensor: ...
 
     @property
-    def trained(self) -> Sequence[bool]: ...
+    def trained(self) -> Sequence[bool] | Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -36,37 +38,55 @@ class Packed:
     """What a pass through the model takes.
 
     Attributes:
-        input_ids: int64 [n, L], right-padded.
-        position_ids: int64 [n, L], from 0 in each sequence, and in the padding; None where every row is one sequence.
+        input_ids: int64 [n, L], right-padded; padding follows every real token, so no mask is needed to keep it out.
         target_mask: bool [n, L - 1], True where the next token is a target; never across two sequences.
+        position_ids: int64 [n, L], from 0 in each sequence, and in the padding; None where every row is one sequence.
+        boundaries: int32 [S + 1], where the S sequences of a single row begin and end; None for several rows.
+        longest: tokens of the longest sequence.
+        places: of the sequences among the items that are packed, row by row.
     """
 
     input_ids: Tensor
-    position_ids: Tensor | None
     target_mask: Tensor
+    position_ids: Tensor | None = None
+    boundaries: Tensor | None = None
+    longest: int = 0
+    places: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> Packed:
-        moved = (None if value is None else value.to(device) for value in vars(self).values())
-        return Packed(*moved)
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+    def inputs(self, model: PreTrainedModel) -> dict[str, Tensor | int]:
+        """What the model's forward takes, in transformers' names."""
+        if self.position_ids is None:
+            return {"input_ids": self.input_ids}
+        placed = {"input_ids": self.input_ids, "position_ids": self.position_ids}
+        if self.boundaries is None or attention_of(model) not in VARLEN:
+            return placed
+        ends = {"cu_seq_lens_q": self.boundaries, "cu_seq_lens_k": self.boundaries}
+        return placed | ends | {"max_length_q": self.longest, "max_length_k": self.longest}
 
 
-def micro_batches(model: PreTrainedModel, items: Sequence[Sequenced], tokens: int, packing: bool) -> Iterator[Packed]:
+def micro_batches(
+    model: PreTrainedModel, items: Sequence[Sequenced], tokens: int, packing: Packing = "auto"
+) -> Iterator[Packed]:
     """The items in passes of at most ``tokens`` tokens, padding included (or of one sequence, where that is longer).
 
     Every item is in one of them. Which goes where depends on the lengths alone.
 
     Raises:
-        ValueError: where the model does not keep the sequences of a row apart.
+        ValueError: for ``packed`` where the model does not keep the sequences of a row apart.
     """
     lengths = [len(item.ids) for item in items]
-    if packing and len(items) > 1:
-        require_apart(model)
-        flat = model.config._attn_implementation in VARLEN
+    if packs(model, packing):
+        # Without a kernel that skips what lies between sequences, a mask as wide as a row costs its square.
+        flat = attention_of(model) in VARLEN
         passes = plan(lengths, tokens, lambda longest: tokens if flat else longest)
     else:
         passes = plan(lengths, tokens)
     for rows in passes:
-        yield collate([[items[place] for place in row] for row in rows])
+        yield collate(items, rows)
 
 
 def plan(lengths: Sequence[int], tokens: int, row_tokens: Callable[[int], int] | None = None) -> list[list[list[int]]]:
@@ -121,64 +141,93 @@ def balance(lengths: Sequence[int], parts: int) -> list[list[int]]:
     return lists
 
 
-def collate(rows: Sequence[Sequence[Sequenced]]) -> Packed:
-    """Rows of sequences as tensors; padding follows every real token, so no mask is needed to keep it out."""
-    ids, positions, targets = ([torch.cat(row) for row in kind] for kind in zip(*map(_tensors, rows), strict=True))
-    packed = any(len(row) > 1 for row in rows)
-    input_ids, target_mask = pad_sequence(ids, batch_first=True), pad_sequence(targets, batch_first=True)
+def collate(items: Sequence[Sequenced], rows: Sequence[Sequence[int]]) -> Packed:
+    """Some of the items as tensors, those of a row end to end."""
+    places = tuple(place for row in rows for place in row)
+    lengths = [len(items[place].ids) for place in places]
+    part = Packed(
+        input_ids=_padded([[torch.as_tensor(items[place].ids) for place in row] for row in rows]),
+        target_mask=_padded([[_targets(items[place]) for place in row] for row in rows])[:, 1:],
+        longest=max(lengths),
+        places=places,
+    )
+    if len(places) == len(rows):
+        return part
     # Padding is a sequence of its own: its positions begin at 0 too.
-    position_ids = torch.arange(input_ids.shape[1]).repeat(len(rows), 1)
-    for row, places in enumerate(positions):
-        position_ids[row] -= len(places)
-        position_ids[row, : len(places)] = places
-    return Packed(input_ids, position_ids if packed else None, target_mask[:, 1:])
+    width = part.input_ids.shape[1]
+    positions = [[torch.arange(len(items[place].ids)) for place in row] for row in rows]
+    filled = [[*row, torch.arange(width - sum(map(len, row)))] for row in positions]
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32) if len(rows) == 1 else None
+    return replace(part, position_ids=_padded(filled), boundaries=ends)
 
 
-def _tensors(row: Iterable[Sequenced]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Ids, positions and target flags of a row's sequences; a sequence's first token is nobody's target."""
-    ids = [torch.tensor(item.ids, dtype=torch.long) for item in row]
-    flags = [torch.tensor(item.trained, dtype=torch.bool) for item in row]
-    for flag in flags:
-        flag[0] = False
-    return ids, [torch.arange(len(sequence)) for sequence in ids], flags
+def _padded(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The tensors of each row end to end, and the rows padded on the right with 0."""
+    return pad_sequence([torch.cat([*row]) for row in rows], batch_first=True)
+
+
+def _targets(item: Sequenced) -> Tensor:
+    """Which of its tokens are targets; the first is nobody's."""
+    flags = torch.as_tensor(item.trained, dtype=torch.bool).clone()
+    flags[0] = False
+    return flags
+
+
+def packs(model: PreTrainedModel, packing: Packing) -> bool:
+    """Whether sequences share rows.
+
+    Raises:
+        ValueError: for ``packed`` where the model does not keep the sequences of a row apart.
+    """
+    if packing == "padded":
+        return False
+    apart = keeps_apart(model)
+    if packing == "packed" and not apart:
+        raise ValueError(
+            f"model.packing=packed, but {type(model).__name__} does not keep sequences apart that share a row, so they "
+            "would be learnt from each other; set model.packing=padded"
+        )
+    return apart
+
+
+def keeps_apart(model: PreTrainedModel) -> bool:
+    """Whether sequences in one row come out as they do alone: tried, the first time it is asked.
+
+    transformers makes the mask that keeps them apart from positions that restart, and a varlen kernel is told where
+    they end; a model may take no positions, or make its masks in its own way.
+    """
+    if model not in _APART:
+        _APART[model] = _try_apart(model)
+    return _APART[model]
 
 
 @torch.no_grad()
-def require_apart(model: PreTrainedModel) -> None:
-    """Prove, the first time it is asked, that sequences in one row come out as they do alone.
-
-    transformers makes the mask that keeps them apart (or flash-attention's boundaries) from positions that restart; a
-    model may take no positions, or make its masks in its own way.
-
-    Raises:
-        ValueError: naming the model.
-    """
-    if model in _APART:
-        return
+def _try_apart(model: PreTrainedModel) -> bool:
     weight = model.get_input_embeddings().weight
-    ids = torch.arange(_PROBE_TOKENS, device=weight.device)[None] % weight.shape[0]
-    first, second = ids.chunk(2, dim=1)
-    positions = torch.arange(first.shape[1], device=weight.device).repeat(1, 2)
-    # In the weights' own arithmetic: what leaks may be less than what autocast rounds away.
-    with torch.autocast(weight.device.type, enabled=False):
-        alone = torch.cat([_hidden(model, first), _hidden(model, second)], dim=1)
+    ids = torch.arange(_PROBE_TOKENS, device=weight.device) % weight.shape[0]
+    items = [_Probe(half, half > 0) for half in ids.cpu().chunk(2)]
+    # In the weights' own arithmetic, where the kernel takes it: what leaks may be less than what autocast rounds away.
+    varlen = attention_of(model) in VARLEN
+    with nullcontext() if varlen else torch.autocast(weight.device.type, enabled=False):
+        alone = torch.cat([_hidden(model, collate(items, [[place]]).to(weight.device)) for place in (0, 1)], dim=1)
         try:
-            together = _hidden(model, ids, position_ids=positions)
+            together = _hidden(model, collate(items, [[0, 1]]).to(weight.device))
         except TypeError:
-            together = torch.full_like(alone, torch.inf)
-    exact = weight.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+            return False
+    exact = weight.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" and not varlen
     tolerance = 1e-5 if exact else 5e-2
-    if not torch.allclose(together, alone, rtol=0, atol=tolerance * float(alone.abs().max())):
-        raise ValueError(
-            f"{type(model).__name__} does not keep sequences apart that share a row, so they would be learnt from each "
-            "other; set sft.packing=false"
-        )
-    _APART.add(model)
+    return torch.allclose(together, alone, rtol=0, atol=tolerance * float(alone.abs().max()))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    ids: Tensor
+    trained: Tensor
 
 
 @inside_forward
-def _hidden(model: PreTrainedModel, ids: Tensor, **options: Tensor) -> Tensor:
-    return model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state.float()
+def _hidden(model: PreTrainedModel, part: Packed) -> Tensor:
+    return model.base_model(**part.inputs(model), use_cache=False).last_hidden_state.float()
 
 
 _PROBE_TOKENS = 12

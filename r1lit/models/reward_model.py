@@ -20,9 +20,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from r1lit.models.attention import attention_at_load
 from r1lit.models.loading import (
     ModelSettings,
-    choose_attention,
     disable_dropout,
     load_part,
     load_tokenizer,
@@ -166,7 +166,7 @@ def _load(
             locate(settings.path),
             config=config,
             dtype=settings.dtype,
-            attn_implementation=choose_attention(settings, config),
+            attn_implementation=attention_at_load(settings.attention, config),
             use_safetensors=True,
             output_loading_info=True,
         )

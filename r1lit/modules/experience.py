@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from r1lit.distributed.ranks import Ranks
 from r1lit.functional import token_weights
-from r1lit.types import Minibatch, Rollout, Scored
+from r1lit.types import Minibatch, Rollout, Scored, Trajectory
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,15 @@ class Experience:
                     yield self.minibatch(rows, aggregation, constant)
 
     def minibatch(self, rows: Tensor, aggregation: str, constant: int) -> Minibatch:
-        """The rows of one update, longest first, each token with its share of the whole update's loss."""
+        """The rows of one update, each token with its share of the whole update's loss."""
         rollout = self.scored.rollout
-        rows = rows[torch.argsort(row_lengths(rollout)[rows], descending=True, stable=True)]
-        input_ids, target_mask = collate(rollout, rows)
         width = int(rollout.lengths[rows].max())
 
         def columns(table: Tensor | None) -> Tensor | None:
             return None if table is None else table[rows, :width]
 
         return Minibatch(
-            input_ids=input_ids,
-            target_mask=target_mask,
+            trajectories=trajectories(rollout, rows),
             completion_mask=columns(rollout.completion_mask),
             advantages=self.advantages[rows],
             weights=token_weights(columns(self.trained), aggregation, constant),
@@ -67,67 +62,30 @@ class Experience:
 
 
 def row_lengths(rollout: Rollout) -> Tensor:
-    """int64 [N], tokens of prompt and completion: rows of like length together waste little on padding."""
+    """int64 [N], tokens of prompt and completion."""
     lengths = rollout.lengths
     return lengths + torch.tensor([len(ids) for ids in rollout.prompt_ids], device=lengths.device)
 
 
-def collate(rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompt and completion of some rows in one right-padded tensor.
-
-    Returns:
-        input_ids int64 [n, L] and target_mask bool [n, L - 1], True where the next token is a completion token.
-        Padding follows every real token, so causal attention needs no mask to keep it out.
-    """
-    device = rollout.completion_ids.device
-    prompts, indices = rollout.prompt_ids, rows.tolist()
-    starts = torch.tensor([len(prompts[row]) for row in indices], device=device)
-    ends = starts + rollout.lengths[rows]
-    sequences = [
-        torch.cat(
-            [torch.tensor(prompts[row], device=device), rollout.completion_ids[row][rollout.completion_mask[row]]]
-        )
-        for row in indices
-    ]
-    input_ids = pad_sequence(sequences, batch_first=True)
-    position = torch.arange(1, input_ids.shape[1], device=device)
-    return input_ids, (position >= starts[:, None]) & (position < ends[:, None])
+def trajectories(rollout: Rollout, rows: Tensor) -> tuple[Trajectory, ...]:
+    """Prompt and completion of some rows."""
+    prompts, completions = rollout.prompt_ids, rollout.completion_ids[rows].cpu()
+    made = []
+    for row, completion, length in zip(rows.tolist(), completions, rollout.lengths[rows].tolist(), strict=True):
+        ids = torch.cat([torch.tensor(prompts[row]), completion[:length]])
+        made.append(Trajectory(ids, torch.arange(len(ids)) >= len(prompts[row])))
+    return tuple(made)
 
 
-def own_rows(minibatch: Minibatch, ranks: Ranks) -> tuple[Minibatch, Minibatch]:
-    """This process's rows of a minibatch, in its order, and its shortest row, for a pass that is to count for nothing.
-
-    A token's weight stays its share of the whole update's loss.
-    """
-    if ranks.size == 1:
-        return minibatch, minibatch
-    mask = minibatch.target_mask
-    ends = mask.shape[1] - mask.flip(-1).int().argmax(-1)
-    rows = torch.tensor(sorted(ranks.own((ends + 1).tolist())), dtype=torch.long, device=mask.device)
-    last = torch.tensor([len(mask) - 1], device=mask.device)
-    return tuple(
-        Minibatch(**{name: None if value is None else value[kept] for name, value in vars(minibatch).items()})
-        for kept in (rows, last)
-    )
-
-
-def split(minibatch: Minibatch, rows: int) -> Iterator[Minibatch]:
-    """Cut a minibatch into micro-batches of at most ``rows`` rows, each as narrow as its longest row allows."""
-    for start in range(0, len(minibatch.advantages), rows):
-        part = Minibatch(
-            **{name: None if value is None else value[start : start + rows] for name, value in vars(minibatch).items()}
-        )
-        length = int(part.target_mask.any(0).nonzero().max()) + 1
-        width = int(part.completion_mask.sum(-1).max())
-        yield replace(
-            part,
-            input_ids=part.input_ids[:, : length + 1],
-            target_mask=part.target_mask[:, :length],
-            **{
-                name: None if (table := getattr(part, name)) is None else table[:, :width]
-                for name in ("completion_mask", "weights", "old_logprobs", "ref_logprobs")
-            },
-        )
+def take(minibatch: Minibatch, places: Sequence[int]) -> Minibatch:
+    """Some rows of a minibatch, in this order, as narrow as the longest of their completions allows."""
+    rows = torch.tensor(places, device=minibatch.advantages.device)
+    width = int(minibatch.completion_mask[rows].sum(-1).max())
+    part = {"trajectories": tuple(minibatch.trajectories[place] for place in places)}
+    for name, value in vars(minibatch).items():
+        if isinstance(value, Tensor):
+            part[name] = value[rows] if value.dim() == 1 else value[rows, :width]
+    return replace(minibatch, **part)
 
 
 def concatenate(parts: Sequence[Scored]) -> Scored:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import lightning
 import torch
 from torch import Tensor, nn
 
+from r1lit.distributed.passes import own_passes
 from r1lit.distributed.plan import frozen_reference
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
 from r1lit.models.loading import copy_weights
 from r1lit.models.logprobs import completion_logprobs
+from r1lit.models.packing import Packed, Packing
 from r1lit.modules.compute import training_flops
-from r1lit.modules.experience import Experience, collate, concatenate, own_rows, row_lengths, split
+from r1lit.modules.experience import Experience, concatenate, row_lengths, take, trajectories
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.optimizer import apply_settings, build_optimizer
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
 from r1lit.modules.update import Updates
 from r1lit.rollout.sampler import Sampler
-from r1lit.types import Group, Minibatch, Prompt, Rollout, Sampling, Scored
+from r1lit.types import Group, Minibatch, Prompt, Rollout, Sampling, Scored, Trajectory
 
 
 class Rewards(Protocol):
@@ -46,6 +48,7 @@ class GRPO(lightning.LightningModule):
         algorithm: the algorithm's settings.
         optimizer: the optimiser's settings.
         sampling: how completions are drawn while training.
+        packing: whether sequences share the rows of a pass.
         seed: with the step's number it decides every random choice of a step, so a resumed run needs no state.
         ranks: the processes that share a step's work; its rewards give the same table to all of them.
     """
@@ -59,6 +62,7 @@ class GRPO(lightning.LightningModule):
         optimizer: OptimizerSettings,
         sampling: Sampling,
         extra_prompts: Callable[[int, int], Sequence[Prompt]] | None = None,
+        packing: Packing = "auto",
         seed: int = 0,
         ranks: Ranks = ALONE,
     ):
@@ -69,7 +73,7 @@ class GRPO(lightning.LightningModule):
         self.reference = frozen_reference(policy) if algorithm.kl_coef > 0 else None
         self.sampler, self.rewards, self.extra_prompts = sampler, rewards, extra_prompts
         self.algorithm, self.optimizer, self.sampling, self.seed = algorithm, optimizer, sampling, seed
-        self.timer = PhaseTimer()
+        self.packing, self.timer = packing, PhaseTimer()
         self.experience: Experience | None = None
         self.metrics: dict[str, float] = {}
         self.updates = Updates(algorithm.max_grad_norm, algorithm.max_skipped_updates, "algorithm", ranks)
@@ -179,35 +183,33 @@ class GRPO(lightning.LightningModule):
 
     @torch.no_grad()
     def logprobs_under(self, model: nn.Module, rollout: Rollout, rows: Tensor) -> Tensor:
-        """float32 [N, T], the log-probs of some rows' completions under a model, longest first; 0 for the others."""
+        """float32 [N, T], the log-probs of some rows' completions under a model; 0 for the others."""
         table = torch.zeros_like(rollout.logprobs)
-        if not len(rows):
-            return table
-        order = rows[torch.argsort(row_lengths(rollout)[rows], descending=True)]
-        own = order[sorted(self.ranks.own(row_lengths(rollout)[order].tolist()))]
-        parts = own.split(self.algorithm.micro_batch_rows) if len(own) else ()
-        for part, counts in self.ranks.level(parts, lambda: order[-1:]):
-            mask = rollout.completion_mask[part]
+        for part, counts in self.passes(model, trajectories(rollout, rows)):
+            places = rows[list(part.places)]
+            mask = rollout.completion_mask[places]
             width = int(mask.sum(-1).max())
-            logprobs, _ = completion_logprobs(
-                model, *collate(rollout, part), mask[:, :width], temperature=self.temperature
-            )
+            logprobs, _ = completion_logprobs(model, part, mask[:, :width], temperature=self.temperature)
             if counts:
-                table[part, :width] = logprobs.float()
+                table[places, :width] = logprobs.float()
         return self.ranks.sum(table)
+
+    def passes(self, model: nn.Module, items: Sequence[Trajectory]) -> Iterator[tuple[Packed, bool]]:
+        """This process's trajectories in passes through a model that fit into memory, and whether a pass counts."""
+        return own_passes(model, items, self.algorithm.micro_batch_tokens, self.packing, self.ranks)
 
     def update(self, minibatch: Minibatch, means: Means) -> None:
         """One optimiser step on a minibatch, in micro-batches; skipped where loss or gradient is not finite."""
-        own, spare = own_rows(minibatch, self.ranks)
-        parts = self.ranks.level(split(own, self.algorithm.micro_batch_rows), lambda: next(split(spare, 1)))
-        losses = (self.loss(part) if counts else self.nothing(part) for part, counts in parts)
+        losses = (
+            self.loss(part, minibatch) if counts else self.nothing(part, minibatch)
+            for part, counts in self.passes(self.policy, minibatch.trajectories)
+        )
         self.updates.take(self, self.policy, losses, means)
 
-    def loss(self, part: Minibatch) -> tuple[Tensor, Metrics]:
+    def loss(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of its update's loss, and its metrics as sums and counts."""
-        logprobs, entropy = completion_logprobs(
-            self.policy, part.input_ids, part.target_mask, part.completion_mask, temperature=self.temperature
-        )
+        part = take(minibatch, packed.places)
+        logprobs, entropy = completion_logprobs(self.policy, packed, part.completion_mask, self.temperature)
         loss, sums = policy_loss(
             logprobs,
             part.old_logprobs,
@@ -219,9 +221,9 @@ class GRPO(lightning.LightningModule):
         )
         return loss, sums | {"entropy": (entropy.sum(), part.completion_mask.sum())}
 
-    def nothing(self, part: Minibatch) -> tuple[Tensor, Metrics]:
+    def nothing(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
         """A pass that adds nothing to the update, for what it lets other processes do."""
-        loss, _ = self.loss(part)
+        loss, _ = self.loss(packed, minibatch)
         return 0.0 * loss, {}
 
     def varied(self, scored: Scored) -> Tensor:

@@ -19,7 +19,8 @@ class AlgorithmSettings(Settings):
         group_size: G, completions a prompt.
         minibatches: parts that a rollout's rows are split into at random, one update each.
         epochs: passes over a rollout.
-        micro_batch_rows: rows a forward and backward pass holds at once; it changes memory, never the gradient.
+        micro_batch_tokens: tokens a forward and backward pass holds at once, padding included, or one row (prompt and
+            completion) that is longer; it changes memory, never the gradient.
         advantage_scale: divide by the group's standard deviation, by the batch's, or not at all.
         ratio_level: importance ratio a token or a sequence.
         surrogate: ``clip`` (PPO's), ``cispo`` or ``sapo``.
@@ -46,7 +47,7 @@ class AlgorithmSettings(Settings):
     group_size: int = 16
     minibatches: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
-    micro_batch_rows: int = Field(16, ge=1)
+    micro_batch_tokens: int = Field(32768, ge=1)
     advantage_scale: Literal["group", "batch", "none"] = "group"
     ratio_level: Literal["token", "sequence"] = "token"
     surrogate: Literal["clip", "cispo", "sapo"] = "clip"
@@ -151,7 +152,6 @@ class SFTSettings(Settings):
         steps: updates; it wins over ``epochs``.
         batch_size: demonstrations an update.
         max_tokens: longer demonstrations are left out, and counted.
-        packing: put the demonstrations of an update end to end instead of padding each; no token sees another's.
         micro_batch_tokens: tokens a forward and backward pass holds at once, padding included, or one demonstration
             that is longer; it changes memory, never the gradient.
         normalize: an update's loss is divided by its trained ``tokens``, or by a ``constant``: ``tokens_per_sample``
@@ -166,7 +166,6 @@ class SFTSettings(Settings):
     steps: int | None = Field(None, ge=1)
     batch_size: int = Field(128, ge=1)
     max_tokens: int = Field(32768, ge=2)
-    packing: bool = True
     micro_batch_tokens: int = Field(32768, ge=1)
     normalize: Literal["tokens", "constant"] = "tokens"
     tokens_per_sample: int = Field(512, ge=1)

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from r1lit.data.demonstrations import Demonstration
 from r1lit.data.module import StepBatch
-from r1lit.distributed.plan import computing_device
+from r1lit.distributed.passes import own_passes
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics, supervised_loss
 from r1lit.models.logprobs import target_predictions
-from r1lit.models.packing import Packed, micro_batches
+from r1lit.models.packing import Packed, Packing
 from r1lit.modules.compute import training_flops
 from r1lit.modules.metrics import Means
 from r1lit.modules.optimizer import apply_settings, build_optimizer
@@ -35,6 +35,7 @@ class SFT(lightning.LightningModule):
         optimizer: the optimiser's settings.
         steps: updates of the whole run.
         rows: demonstrations there are to train on, which make an epoch.
+        packing: whether demonstrations share the rows of a pass.
         ranks: the processes that share each batch.
     """
 
@@ -45,12 +46,14 @@ class SFT(lightning.LightningModule):
         optimizer: OptimizerSettings,
         steps: int,
         rows: int,
+        packing: Packing = "auto",
         ranks: Ranks = ALONE,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.policy, self.ranks = policy, ranks
         self.settings, self.optimizer, self.total_steps, self.rows = settings, optimizer, steps, rows
+        self.packing = packing
         self.updates = Updates(settings.max_grad_norm, settings.max_skipped_updates, "sft", ranks)
         self.timer = PhaseTimer()
         self.metrics: dict[str, float] = {}
@@ -101,26 +104,11 @@ class SFT(lightning.LightningModule):
 
     def parts(self, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[Packed, bool]]:
         """This process's demonstrations in passes that fit into memory, and whether a pass counts."""
-        return passes(self.policy, demonstrations, self.settings, self.ranks)
+        return own_passes(self.policy, demonstrations, self.settings.micro_batch_tokens, self.packing, self.ranks)
 
     def configure_optimizers(self):
         optimizer, schedule = build_optimizer(self.policy, self.optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def passes(
-    policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings, ranks: Ranks = ALONE
-) -> Iterator[tuple[Packed, bool]]:
-    """This process's demonstrations in passes of the settings' size, on the policy's device; False, where a pass is
-    only made because the others make one."""
-    own = [demonstrations[place] for place in ranks.own([len(item.ids) for item in demonstrations])]
-
-    def batched(items: Sequence[Demonstration]) -> Iterator[Packed]:
-        return micro_batches(policy, items, settings.micro_batch_tokens, settings.packing)
-
-    shortest = min(demonstrations, key=lambda item: len(item.ids))
-    for part, counts in ranks.level(batched(own), lambda: next(batched([shortest]))):
-        yield part.to(computing_device(policy)), counts
 
 
 def trained_tokens(demonstrations: Sequence[Demonstration]) -> int:
@@ -130,18 +118,22 @@ def trained_tokens(demonstrations: Sequence[Demonstration]) -> int:
 
 def predictions(policy: PreTrainedModel, part: Packed) -> tuple[Tensor, Metrics]:
     """The log-probabilities [M] of a pass's trained tokens, and what is measured of them."""
-    logprobs, entropy, right = target_predictions(policy, part.input_ids, part.target_mask, part.position_ids)
+    logprobs, entropy, right = target_predictions(policy, part)
     count = float(len(logprobs))
     return logprobs, {"mean_token_accuracy": (right.float().sum(), count), "entropy": (entropy.sum(), count)}
 
 
 @torch.no_grad()
 def demonstration_figures(
-    policy: PreTrainedModel, demonstrations: Sequence[Demonstration], settings: SFTSettings, ranks: Ranks = ALONE
+    policy: PreTrainedModel,
+    demonstrations: Sequence[Demonstration],
+    settings: SFTSettings,
+    packing: Packing = "auto",
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """How well a policy foretells demonstrations: the mean over their trained tokens of loss and accuracy."""
     means = Means()
-    for part, counts in passes(policy, demonstrations, settings, ranks):
+    for part, counts in own_passes(policy, demonstrations, settings.micro_batch_tokens, packing, ranks):
         logprobs, sums = predictions(policy, part)
         if counts:
             means.add(sums | {"loss": (-logprobs.double().sum(), float(len(logprobs)))})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from r1lit.distributed.plan import computing_device
+from r1lit.models.attention import TORCH_VARLEN
 from r1lit.rollout.cache import keeps_everything, make_cache
 from r1lit.rollout.draw import UniformStream, draw
 from r1lit.types import Sampling
@@ -116,7 +117,7 @@ class Decoder:
         """
         config = self.model.config.get_text_config()
         alibi = "position_ids" not in self._accepts or getattr(config, "alibi", False)
-        return config._attn_implementation == "sdpa" and not alibi and keeps_everything(self._cache)
+        return config._attn_implementation in ("sdpa", TORCH_VARLEN) and not alibi and keeps_everything(self._cache)
 
 
 def decode(

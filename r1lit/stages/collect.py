@@ -18,7 +18,7 @@ from r1lit.stages.curation_report import account
 from r1lit.stages.drawing import Asking
 from r1lit.stages.forming import Former
 from r1lit.stages.run import Run
-from r1lit.stages.setup import Workbench, device_of, load_model, reward_pool, workbench
+from r1lit.stages.setup import Workbench, load_model, reward_pool, settle, workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.verdicts import build_chat
 from r1lit.types import Prompt
@@ -113,7 +113,7 @@ def _lent(run: Run, bench: Workbench, method: Method, path: str | None) -> tuple
     policy, tokenizer, sampler = bench.policy, bench.tokenizer, bench.sampler
     if path is not None and path != run.model.path:
         policy, tokenizer = load_model(run.model.model_copy(update={"path": path}))
-        policy.to(device_of(run.trainer.accelerator))
+        settle(run, policy)
         sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
     return sampler, method.encoder(tokenizer), room_for_prompts(run, policy)
 

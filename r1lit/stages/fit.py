@@ -7,6 +7,7 @@ from r1lit.callbacks.completions import CompletionsTable
 from r1lit.callbacks.evaluation import PeriodicEvaluation
 from r1lit.data.stream import PromptStream
 from r1lit.modules.grpo import GRPO
+from r1lit.stages.attending import show_attention
 from r1lit.stages.evaluate import summarize
 from r1lit.stages.export import write_model
 from r1lit.stages.loggers import build_loggers, logged
@@ -24,6 +25,7 @@ def fit(run: Run, summary: Summary) -> None:
     loggers = build_loggers(run, checkpoint)
     with workbench(run) as bench, logged(loggers, summary):
         summary.show_prompts(bench.prompts)
+        show_attention(run, bench.policy, summary)
         begin(summary, checkpoint, run.algorithm.steps)
         if bench.gathered is not None:
             summary.add(gathered_for_sampling=bench.gathered)
@@ -71,6 +73,7 @@ def build_module(run: Run, bench: Workbench, stream: PromptStream) -> GRPO:
         optimizer=run.optimizer,
         sampling=run.rollout.sampling,
         extra_prompts=stream.extra,
+        packing=run.model.packing,
         seed=run.command.seed,
         ranks=bench.ranks,
     )

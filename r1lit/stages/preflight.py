@@ -144,6 +144,7 @@ def memory_estimate(run: Run, bench: Workbench, longest_prompt: int) -> float:
     rows = min(run.rollout.max_batch_rows, -(-run.algorithm.prompts_per_step // ranks.size) * run.algorithm.group_size)
     cache = 2 * config.num_hidden_layers * heads * head_width * rows * tokens * width
     kept = 2 if run.model.gradient_checkpointing else 16
-    activations = kept * config.num_hidden_layers * config.hidden_size * tokens * run.algorithm.micro_batch_rows * width
-    head = 2 * 4 * config.vocab_size * min(tokens * run.algorithm.micro_batch_rows, 4096)
+    held = max(tokens, run.algorithm.micro_batch_tokens)
+    activations = kept * config.num_hidden_layers * config.hidden_size * held * width
+    head = 2 * 4 * config.vocab_size * min(held, 4096)
     return float(weights + max(cache, activations + head))

@@ -14,6 +14,7 @@ from r1lit.curation.settings import CollectSettings, RejectSettings
 from r1lit.data.settings import DataSettings, SourceSettings
 from r1lit.data.splits import HELD_OUT_SHARE
 from r1lit.distributed.launch import Launch, launched
+from r1lit.models.attention import needs_cuda
 from r1lit.models.loading import EMBEDDED, ModelSettings, path_problem
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardModelSettings, SFTSettings
 from r1lit.rewards.spec import RewardSettings
@@ -198,6 +199,9 @@ def _machine_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
         yield problem
     if trainer is not None and trainer.accelerator == "gpu" and not torch.cuda.is_available():
         yield "trainer.accelerator=gpu, but torch sees no GPU; set trainer.accelerator=auto"
+    cuda = torch.cuda.is_available() and (trainer is None or trainer.accelerator != "cpu")
+    if model is not None and needs_cuda(model.attention) and not cuda:
+        yield f"model.attention={model.attention}, but its kernel runs on CUDA alone; set model.attention=auto"
     generated = data is not None and any(source.generator for source in data.training_sources.values())
     if generated and model is not None and model.path in EMBEDDED and data.validation > HELD_OUT_SHARE:
         yield (

@@ -16,6 +16,7 @@ from r1lit.distributed.launch import alone, launched
 from r1lit.distributed.plan import Sharding, is_sharded, prove_head
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.distributed.sampling import fits, holding
+from r1lit.models.attention import settle_attention
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.modules.sharing import SharedRewards, SharedSampler
 from r1lit.rewards.code_tests import suite_problem
@@ -84,15 +85,19 @@ def placed(run: Run, model: M) -> M:
     """The model where and how it is trained: on the device, in shards where the run asks for them.
 
     Raises:
-        ConfigError: where it cannot be sharded.
+        ConfigError: where it cannot be sharded, or for an attention that cannot run.
     """
     if run.trainer.strategy != "fsdp":
-        return model.to(device_of(run.trainer.accelerator))
+        settle(run, model)
+        return model
     alone()
     launch, device = launched(), device_of(run.trainer.accelerator).type
     try:
         sharding = Sharding.of(device, launch.size, run.trainer.replicas_of(launch), run.trainer.cpu_offload)
-        prove_head(sharding.apply(model))
+        sharding.apply(model)
+        with arithmetic(run):
+            settle_attention(model, run.model.attention, device_of(run.trainer.accelerator))
+        prove_head(model)
         return model
     except ValueError as error:
         raise ConfigError([str(error)]) from error
@@ -112,6 +117,21 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
     try:
         return load_policy(settings)
     except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from error
+
+
+def settle(run: Run, model: PreTrainedModel) -> None:
+    """Put a model on the run's device, with the attention that it will compute with there.
+
+    Raises:
+        ConfigError: for an attention that cannot run.
+    """
+    device = device_of(run.trainer.accelerator)
+    model.to(device)
+    try:
+        with arithmetic(run):
+            settle_attention(model, run.model.attention, device)
+    except ValueError as error:
         raise ConfigError([str(error)]) from error
 
 

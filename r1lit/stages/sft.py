@@ -12,9 +12,9 @@ from r1lit.data.demonstrations import Demonstration, LoadedDemonstrations, load_
 from r1lit.data.prompts import measured_keys
 from r1lit.data.stream import epochs
 from r1lit.models.loading import stop_ids
-from r1lit.models.packing import require_apart
 from r1lit.modules.sft import SFT, demonstration_figures, trained_tokens
 from r1lit.settings import ConfigError
+from r1lit.stages.attending import show_attention
 from r1lit.stages.evaluate import summarize
 from r1lit.stages.export import write_model
 from r1lit.stages.loggers import build_loggers, logged
@@ -42,6 +42,7 @@ def sft(run: Run, summary: Summary) -> None:
     loggers = build_loggers(run, checkpoint)
     policy, tokenizer = load_model(run.model)
     policy = placed(run, policy)
+    show_attention(run, policy, summary)
     demonstrations = load(run, policy, tokenizer)
     _learn_to_stop(policy, tokenizer, demonstrations.train, summary)
     # Opened before training, so that what is wrong with the prompts is not found behind it.
@@ -58,7 +59,7 @@ def sft(run: Run, summary: Summary) -> None:
         train(
             run,
             summary,
-            SFT(policy, run.sft, run.optimizer, run.sft.updates(rows), rows, ranks_of(run)),
+            SFT(policy, run.sft, run.optimizer, run.sft.updates(rows), rows, run.model.packing, ranks_of(run)),
             epochs(demonstrations, run.data, run.sft.batch_size),
             loggers,
             checkpoint,
@@ -78,16 +79,11 @@ def load(run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     """The demonstrations of a run.
 
     Raises:
-        ConfigError: where they are longer than the model's positions, or the model cannot take several in a row.
+        ConfigError: where they are longer than the model's positions.
         DataError: where the data cannot be used.
     """
     if tokenizer.eos_token_id is None:
         raise ConfigError([f"model.path={run.model.path}: its tokenizer has no eos token to end an answer; set one"])
-    if run.sft.packing:
-        try:
-            require_apart(policy)
-        except ValueError as error:
-            raise ConfigError([str(error)]) from error
     held = measured_keys(run.data, run.evaluation.sources)
     demonstrations = load_demonstrations(run.data, tokenizer, run.sft.loss_on, run.sft.max_tokens, held)
     positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
@@ -164,7 +160,7 @@ def _learn_to_stop(
 
 def _figures(run: Run, policy: PreTrainedModel, demonstrations: Sequence[Demonstration]) -> dict[str, float]:
     with arithmetic(run):
-        return demonstration_figures(policy, demonstrations, run.sft, ranks_of(run))
+        return demonstration_figures(policy, demonstrations, run.sft, run.model.packing, ranks_of(run))
 
 
 def _foretell(

@@ -16,7 +16,7 @@ from r1lit.rewards.local_chat import LocalChat
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.settings import ConfigError, UserError
 from r1lit.stages.run import Run
-from r1lit.stages.setup import Workbench, device_of, load_model
+from r1lit.stages.setup import Workbench, load_model, settle
 from r1lit.types import Prompt, Sampling
 
 BY_JUDGE, BY_FORM = "judge", "form"
@@ -44,7 +44,7 @@ def _local(settings: ChatSettings, run: Run, bench: Workbench) -> Chat:
         if problem := path_problem(settings.model):
             raise ConfigError([problem])
         policy, tokenizer = load_model(run.model.model_copy(update={"path": settings.model}))
-        policy.to(device_of(run.trainer.accelerator))
+        settle(run, policy)
         sampler = TransformersSampler(policy, tokenizer, max_batch_rows=run.rollout.max_batch_rows)
     return LocalChat(
         sampler,

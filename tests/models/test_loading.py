@@ -74,12 +74,6 @@ def test_dtype_and_attention_are_taken_from_the_settings(folder):
     assert load(folder)[0].config._attn_implementation == "sdpa"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing on a machine without CUDA")
-def test_flash_attention_that_cannot_run_is_refused(folder):
-    with pytest.raises(ValueError, match=r"flash_attention_2 with dtype=float32.*0 CUDA devices.*model.attention=auto"):
-        load(folder, attention="flash_attention_2")
-
-
 def test_missing_folders_answer_with_the_nearest_names(folder):
     with pytest.raises(FileNotFoundError, match=r"no such folder; did you mean .*base"):
         load(folder.parent / "bsae")

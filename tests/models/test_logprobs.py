@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from r1lit.models.logprobs import completion_logprobs, head_of
+from r1lit.models.packing import Packed
 
 SIZES = {
     "vocab_size": 50,
@@ -54,7 +55,7 @@ def make_rows():
 def test_values_and_gradients_are_those_of_the_models_own_logits(kind, temperature):
     model = make_model(kind)
     input_ids, target_mask, completion_mask, prompts, completions = make_rows()
-    logprobs, entropy = completion_logprobs(model, input_ids, target_mask, completion_mask, temperature)
+    logprobs, entropy = completion_logprobs(model, Packed(input_ids, target_mask), completion_mask, temperature)
     expected, expected_entropy = torch.zeros(3, 6), torch.zeros(3, 6)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         ids = input_ids[row, : prompt + completion]
@@ -76,9 +77,9 @@ def test_values_and_gradients_are_those_of_the_models_own_logits(kind, temperatu
 def test_padding_is_zero_and_changes_nothing():
     model = make_model("llama")
     input_ids, target_mask, completion_mask, _, _ = make_rows()
-    first, entropy = completion_logprobs(model, input_ids, target_mask, completion_mask, 1.0)
+    first, entropy = completion_logprobs(model, Packed(input_ids, target_mask), completion_mask, 1.0)
     other = input_ids.masked_fill(input_ids == 0, 7)
-    second, _ = completion_logprobs(model, other, target_mask, completion_mask, 1.0)
+    second, _ = completion_logprobs(model, Packed(other, target_mask), completion_mask, 1.0)
     torch.testing.assert_close(first, second)
     assert (first[~completion_mask] == 0).all()
     assert (entropy[~completion_mask] == 0).all()

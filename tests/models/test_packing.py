@@ -9,53 +9,26 @@ from itertools import product
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_models import KINDS, LEAKING, make_model, reference_varlen
 
+from r1lit.models import attention
+from r1lit.models.attention import TORCH_VARLEN
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.models.logprobs import target_predictions
-from r1lit.models.packing import balance, collate, micro_batches, plan, require_apart
+from r1lit.models.packing import balance, collate, keeps_apart, micro_batches, packs, plan
 
-SIZES = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-}
-WINDOW = {"sliding_window": 4}
-KINDS = {
-    "llama": {},
-    "qwen2": {"tie_word_embeddings": True},
-    "qwen3": {},
-    "mistral": WINDOW,
-    "gemma2": WINDOW | {"final_logit_softcapping": 2.0},
-    "gemma3_text": WINDOW | {"layer_types": ["sliding_attention", "full_attention"]},
-    "cohere": {"logit_scale": 0.25},
-    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
-}
-LEAKING = {
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "mamba": {},
-    "bloom": {"n_head": 4, "n_layer": 2},
-}
+UNCAPPED = [kind for kind in KINDS if kind != "gemma2"]
+WAYS = [
+    *((kind, "eager") for kind in KINDS),
+    *((kind, "sdpa") for kind in UNCAPPED),
+    *((kind, TORCH_VARLEN) for kind in UNCAPPED if kind != "gpt2"),
+]
 
 
 @dataclass(frozen=True)
 class Sequence:
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
-
-
-def make_model(kind: str, attention: str | None = None):
-    config = AutoConfig.for_model(kind, **SIZES | (KINDS | LEAKING)[kind])
-    config.eos_token_id, config.bos_token_id = 1, None
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
 
 
 def sequences(lengths, vocabulary: int = 50) -> list[Sequence]:
@@ -66,40 +39,48 @@ def sequences(lengths, vocabulary: int = 50) -> list[Sequence]:
     ]
 
 
-def by_hand(model, items) -> dict[tuple[int, ...], list[float]]:
-    """Each sequence's targets by the model's own logits, alone in its batch."""
+def by_hand(model, items) -> dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]]:
+    """Each sequence's targets by the model's own logits, alone in its batch: log-probabilities and entropies."""
     found = {}
     for item in items:
         lines = model(input_ids=torch.tensor([item.ids])).logits[0, :-1].log_softmax(-1)
         flags = torch.tensor(item.trained[1:])
-        found[item.ids] = lines.gather(1, torch.tensor(item.ids[1:])[:, None])[:, 0][flags]
+        logprobs = lines.gather(1, torch.tensor(item.ids[1:])[:, None])[:, 0][flags]
+        found[item.ids] = logprobs, -(lines.exp() * lines).sum(-1)[flags]
     return found
 
 
-def in_passes(model, items, tokens: int, packing: bool):
-    """The sum of all targets' log-probabilities, weighted by their ids so that none can stand for another."""
-    total = 0.0
+def in_passes(model, items, tokens: int, packing: str):
+    """As ``by_hand``, from passes of several sequences."""
+    found = {}
     for part in micro_batches(model, items, tokens, packing):
-        logprobs, _, _ = target_predictions(model, part.input_ids, part.target_mask, part.position_ids)
-        total = total + (logprobs * part.input_ids[:, 1:][part.target_mask]).sum()
-    return total
+        held = [items[place] for place in part.places]
+        logprobs, entropies, _ = target_predictions(model, part)
+        counts = [sum(item.trained[1:]) for item in held]
+        pairs = zip(logprobs.split(counts), entropies.split(counts), strict=True)
+        found |= {item.ids: pair for item, pair in zip(held, pairs, strict=True)}
+    return found
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_packed_sequences_come_out_as_alone(kind, attention):
-    model, items = make_model(kind, attention), sequences([9, 3, 2, 14, 5, 7, 2, 11])
-    alone = by_hand(model, items)
-    expected = sum(
-        (alone[item.ids] * torch.tensor(item.ids[1:])[torch.tensor(item.trained[1:])]).sum() for item in items
-    )
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    want = torch.autograd.grad(expected, parameters, allow_unused=True)
+@pytest.mark.parametrize(("kind", "name"), WAYS)
+def test_packed_sequences_come_out_as_alone(kind, name, monkeypatch):
+    monkeypatch.setattr(attention, "varlen_attn", reference_varlen)
+    model, items = make_model(kind, name), sequences([9, 3, 2, 14, 5, 7, 2, 11])
+    plain = make_model(kind, "eager")
+    alone = by_hand(plain, items)
+    weights = {item.ids: torch.randn(sum(item.trained[1:])) for item in items}
+    expected = sum((alone[ids][0] * weight).sum() for ids, weight in weights.items())
+    want = torch.autograd.grad(expected, [*plain.parameters()], allow_unused=True)
     largest = max(gradient.abs().max().item() for gradient in want if gradient is not None)
-    for tokens, packing in ((28, True), (1000, True), (28, False), (1, True)):
-        total = in_passes(model, items, tokens, packing)
-        torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-4)
-        for got, gradient in zip(torch.autograd.grad(total, parameters, allow_unused=True), want, strict=True):
+    for tokens, packing in ((28, "packed"), (1000, "packed"), (28, "padded"), (1, "auto")):
+        found = in_passes(model, items, tokens, packing)
+        for ids, (logprobs, entropies) in alone.items():
+            torch.testing.assert_close(found[ids][0], logprobs, rtol=0, atol=1e-5)
+            torch.testing.assert_close(found[ids][1], entropies, rtol=0, atol=1e-5)
+        loss = sum((found[ids][0] * weight).sum() for ids, weight in weights.items())
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+        gradients = torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)
+        for got, gradient in zip(gradients, want, strict=True):
             assert (got is None) == (gradient is None)
             if got is not None:
                 torch.testing.assert_close(got, gradient, rtol=0, atol=1e-5 * largest)
@@ -114,38 +95,42 @@ def test_the_windows_of_sliding_attention_are_shorter_than_the_sequences():
 
 
 @pytest.mark.parametrize("kind", LEAKING)
-def test_models_that_mix_sequences_are_refused(kind):
-    model = make_model(kind)
-    with pytest.raises(ValueError, match=r"does not keep sequences apart.*sft\.packing=false"):
-        require_apart(model)
-    items = sequences([5, 3])
-    with pytest.raises(ValueError, match="does not keep sequences apart"):
-        list(micro_batches(model, items, 100, packing=True))
+def test_models_that_mix_sequences_get_them_padded(kind):
+    model, items = make_model(kind), sequences([5, 3])
+    assert not keeps_apart(model) and not packs(model, "auto")
+    with pytest.raises(ValueError, match=r"packing=packed, but .* does not keep sequences apart.*packing=padded"):
+        list(micro_batches(model, items, 100, "packed"))
     # Apart, it learns from them all the same.
     alone = by_hand(model, items)
-    (part,) = micro_batches(model, items, 100, packing=False)
-    logprobs, _, _ = target_predictions(model, part.input_ids, part.target_mask)
-    torch.testing.assert_close(logprobs, torch.cat([alone[item.ids] for item in items]), rtol=1e-4, atol=1e-4)
+    (part,) = micro_batches(model, items, 100)
+    logprobs, _, _ = target_predictions(model, part)
+    torch.testing.assert_close(logprobs, torch.cat([alone[item.ids][0] for item in items]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_pass_by_hand():
     items = [Sequence((5, 6, 7), (True, False, True)), Sequence((8, 9), (False, True)), Sequence((4,) * 6, (True,) * 6)]
-    packed = collate([items[:2], [items[2]]])
-    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9, 0], [4] * 6]
-    assert packed.position_ids.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5]]
+    packed = collate(items, [[1, 0], [2]])
+    assert packed.input_ids.tolist() == [[8, 9, 5, 6, 7, 0], [4] * 6]
+    assert packed.position_ids.tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
     # True where the next token is a target; the first token of a sequence is nobody's.
-    assert packed.target_mask.tolist() == [[False, True, False, True, False], [True] * 5]
-    assert collate([[items[0]], [items[1]]]).position_ids is None
+    assert packed.target_mask.tolist() == [[True, False, False, True, False], [True] * 5]
+    assert (packed.places, packed.longest, packed.boundaries) == ((1, 0, 2), 6, None)
+    assert collate(items, [[2, 0]]).boundaries.tolist() == [0, 6, 9]
+    assert collate(items, [[0], [1]]).position_ids is None
 
 
-def test_flash_attention_gets_one_row_a_pass():
-    """Its boundaries come from the positions of a single row (transformers' `_is_packed_sequence`)."""
+def test_a_kernel_that_is_told_boundaries_gets_one_row_a_pass():
     model, items = make_model("llama"), sequences([9, 3, 2, 14, 5, 7, 2, 11])
-    require_apart(model)
+    assert keeps_apart(model)
     model.config._attn_implementation = "flash_attention_2"
-    parts = list(micro_batches(model, items, 30, packing=True))
+    parts = list(micro_batches(model, items, 30))
     assert all(part.input_ids.shape[0] == 1 and part.input_ids.shape[1] <= 30 for part in parts) and len(parts) == 2
-    assert sum(int((part.position_ids == 0).sum()) for part in parts) == len(items)
+    for part in parts:
+        inputs = part.inputs(model)
+        assert inputs["cu_seq_lens_q"].diff().tolist() == [len(items[place].ids) for place in part.places]
+        assert inputs["max_length_q"] == inputs["max_length_k"] == part.longest
+    model.config._attn_implementation = "sdpa"
+    assert set(parts[0].inputs(model)) == {"input_ids", "position_ids"}
 
 
 @pytest.mark.parametrize("row_tokens", [None, lambda longest: longest, lambda longest: 1000])
@@ -188,18 +173,18 @@ def test_packing_wastes_little_and_is_no_slower(capsys):
     items = sequences([min(400, 10 + int(rng.lognormvariate(3.6, 0.8))) for _ in range(64)], vocabulary=400)
     real = sum(len(item.ids) for item in items)
 
-    def measured(packing: bool) -> tuple[float, float]:
+    def measured(packing: str) -> tuple[float, float]:
         seconds, held = [], 0
         for _ in range(2):
             start, held = time.perf_counter(), 0
             for part in micro_batches(model, items, 4096, packing):
                 held += part.input_ids.numel()
-                target_predictions(model, part.input_ids, part.target_mask, part.position_ids)[0].sum().backward()
+                target_predictions(model, part)[0].sum().backward()
             seconds.append(time.perf_counter() - start)
         return min(seconds), 1 - real / held
 
-    require_apart(model)
-    (padded, wasted), (packed, left) = measured(False), measured(True)
+    assert keeps_apart(model)
+    (padded, wasted), (packed, left) = measured("padded"), measured("packed")
     with capsys.disabled():
         print(f"\npacked: {padded / packed:.2f} x padded in speed; padding {left:.0%} instead of {wasted:.0%}")
     assert left < 0.1 < wasted and packed < 1.5 * padded

@@ -36,9 +36,9 @@ def demonstrations(count: int, seed: int = 0) -> list[Demonstration]:
     return made
 
 
-def build(lr: float = 1e-3, steps: int = 2, rows: int = 8, **settings) -> SFT:
+def build(lr: float = 1e-3, steps: int = 2, rows: int = 8, packing: str = "auto", **settings) -> SFT:
     policy, _ = load_policy(ModelSettings(path="tiny"))
-    return SFT(policy, SFTSettings(**{"batch_size": 8, **settings}), OptimizerSettings(lr=lr), steps, rows)
+    return SFT(policy, SFTSettings(**{"batch_size": 8, **settings}), OptimizerSettings(lr=lr), steps, rows, packing)
 
 
 def train(module: SFT, batches, after_step=lambda module: None) -> None:
@@ -86,7 +86,9 @@ def padded(items) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("normalize", ["tokens", "constant"])
-@pytest.mark.parametrize(("packing", "tokens"), [(True, 4096), (True, 60), (False, 4096), (False, 60), (False, 1)])
+@pytest.mark.parametrize(
+    ("packing", "tokens"), [("packed", 4096), ("auto", 60), ("padded", 4096), ("padded", 60), ("padded", 1)]
+)
 def test_loss_and_gradient_are_transformers_own(normalize, packing, tokens):
     items = demonstrations(8)
     module = build(packing=packing, micro_batch_tokens=tokens, normalize=normalize, tokens_per_sample=20)
@@ -157,9 +159,9 @@ def test_the_figures_by_hand():
     labels = batch["labels"][:, 1:]
     flags = labels != -100
     loss = -lines.gather(-1, labels.clamp(min=0)[..., None])[..., 0][flags].double().mean().item()
-    for packing in (True, False):
-        settings = SFTSettings(packing=packing, micro_batch_tokens=100)
-        assert demonstration_figures(module.policy, items, settings) == {
+    for packing in ("packed", "padded"):
+        settings = SFTSettings(micro_batch_tokens=100)
+        assert demonstration_figures(module.policy, items, settings, packing) == {
             "loss": pytest.approx(loss, rel=1e-5),
             "perplexity": pytest.approx(math.exp(loss), rel=1e-5),
             "mean_token_accuracy": pytest.approx((lines.argmax(-1) == labels)[flags].float().mean().item()),

@@ -71,7 +71,9 @@ def test_evaluation_while_training_in_a_terminal(tmp_path):
 
 
 def test_without_a_logger_the_metrics_are_kept_all_the_same(tmp_path):
-    trained(tmp_path, "logger=none", "evaluation.enabled=false", "algorithm.steps=1")
+    shown = trained(tmp_path, "logger=none", "evaluation.enabled=false", "algorithm.steps=1")
+    assert "attention: sdpa, sequences packed end to end (CPU)\n" in shown
+    assert summary_of(tmp_path)["attention"] == {"name": "sdpa", "sequences": "packed"}
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     assert not {"csv", "tensorboard", "wandb", "lightning_logs"} & {path.name for path in tmp_path.iterdir()}
     assert not {"before", "after"} & summary_of(tmp_path).keys()

@@ -96,6 +96,8 @@ def test_all_mistakes_come_at_once(composed):
         ({"data.path": "???"}, "data.path is not set; add data.path=..."),
         ({"evaluation.top_p": 0}, "evaluation.top_p=0: input should be greater than 0"),
         ({"rollout.temperature": 0}, "rollout.temperature=0: input should be greater than 0"),
+        ({"trainer.accelerator": "cpu", "model.attention": "varlen"}, "CUDA alone; set model.attention=auto"),
+        ({"algorithm.micro_batch_rows": 8}, "micro_batch_rows is no setting; did you mean micro_batch_tokens"),
     ],
 )
 def test_each_mistake_names_its_key_and_its_remedy(composed, changes, expected):

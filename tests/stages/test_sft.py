@@ -223,11 +223,17 @@ def test_before_and_after_are_of_one_evaluation(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [("sft.packing=false",), ("sft.normalize=constant", "sft.tokens_per_sample=20"), ("trainer.precision=bf16-mixed",)],
+    [
+        ("model.packing=padded",),
+        ("sft.normalize=constant", "sft.tokens_per_sample=20"),
+        ("trainer.precision=bf16-mixed",),
+    ],
 )
 def test_other_ways_of_training(tmp_path, options):
     path = write(tmp_path / "demos.jsonl", rows())
     trained(tmp_path / "run", f"data.path={path}", "sft.steps=12", *options)
+    layout = "padded" if "model.packing=padded" in options else "packed"
+    assert summary_of(tmp_path / "run")["attention"] == {"name": "sdpa", "sequences": layout}
     held_out = summary_of(tmp_path / "run")["held_out"]
     assert held_out["after"]["loss"] < held_out["before"]["loss"]
 
