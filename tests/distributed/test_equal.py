@@ -23,8 +23,8 @@ PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
 COMMON = ("trainer.accelerator=cpu", "logger=none", "optimizer.eps=1e-4")
 
-# 3 prompts on 2 processes, 5 and 4 rows an update in passes of two or three: nothing comes out even, and in the second batch of an
-# evaluation one of the processes has nothing to do.
+# 3 prompts on 2 processes, 5 and 4 rows an update: nothing comes out even, and in the second batch of an evaluation one
+# of the processes has nothing to do.
 GRPO = (
     *COMMON,
     "algorithm=grpo",
