@@ -102,7 +102,7 @@ def gradients(module: GRPO, tokens: int, packing: str = "auto") -> list[torch.Te
     experience = annotated(module)
     minibatch = experience.minibatch(torch.arange(16), module.algorithm.aggregation, module.sampling.max_tokens)
     module.zero_grad()
-    for part in module.passes(module.policy, minibatch.trajectories):
+    for part, _ in module.passes(module.policy, minibatch.trajectories):
         module.loss(part, minibatch)[0].backward()
     return [parameter.grad.clone() for parameter in module.policy.parameters()]
 
