@@ -9,6 +9,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from r1lit.distributed.passes import own_passes
 from r1lit.distributed.plan import frozen_reference
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics, group_advantages, has_variance, policy_loss
@@ -21,7 +22,6 @@ from r1lit.modules.experience import Experience, concatenate, take, trajectories
 from r1lit.modules.metrics import Means, rollout_metrics
 from r1lit.modules.mismatch import Mismatch
 from r1lit.modules.optimizer import apply_settings, build_optimizer
-from r1lit.modules.passes import passes
 from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings
 from r1lit.modules.timing import PhaseTimer
 from r1lit.modules.update import Updates
@@ -229,12 +229,14 @@ class GRPO(lightning.LightningModule):
 
     def passes(self, model: nn.Module, items: Sequence[Trajectory]) -> Iterator[tuple[Packed, bool]]:
         """This process's trajectories in passes through a model that fit into memory, and whether a pass counts."""
-        return passes(model, items, self.algorithm.micro_batch_tokens, self.packing, self.ranks)
+        return own_passes(model, items, self.algorithm.micro_batch_tokens, self.packing, self.ranks)
 
     def update(self, minibatch: Minibatch, means: Means) -> None:
         """One optimiser step on a minibatch, in micro-batches; skipped where loss or gradient is not finite."""
-        parts = self.passes(self.policy, minibatch.trajectories)
-        losses = (self.loss(part, minibatch) if counts else self.nothing(part, minibatch) for part, counts in parts)
+        losses = (
+            self.loss(part, minibatch) if counts else self.nothing(part, minibatch)
+            for part, counts in self.passes(self.policy, minibatch.trajectories)
+        )
         self.updates.take(self, self.policy, losses, means)
 
     def loss(self, packed: Packed, minibatch: Minibatch) -> tuple[Tensor, Metrics]:

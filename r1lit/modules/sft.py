@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from r1lit.data.demonstrations import Demonstration
 from r1lit.data.module import StepBatch
+from r1lit.distributed.passes import own_passes
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.functional import Metrics, supervised_loss
 from r1lit.models.logprobs import target_predictions
@@ -20,7 +21,6 @@ from r1lit.models.packing import Packed, Packing
 from r1lit.modules.compute import Work, training_work
 from r1lit.modules.metrics import Means
 from r1lit.modules.optimizer import apply_settings, build_optimizer
-from r1lit.modules.passes import passes
 from r1lit.modules.settings import OptimizerSettings, SFTSettings
 from r1lit.modules.timing import PhaseTimer
 from r1lit.modules.update import Updates
@@ -106,7 +106,7 @@ class SFT(lightning.LightningModule):
 
     def parts(self, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[Packed, bool]]:
         """This process's demonstrations in passes that fit into memory, and whether a pass counts."""
-        return passes(self.policy, demonstrations, self.settings.micro_batch_tokens, self.packing, self.ranks)
+        return own_passes(self.policy, demonstrations, self.settings.micro_batch_tokens, self.packing, self.ranks)
 
     def configure_optimizers(self):
         optimizer, schedule = build_optimizer(self.policy, self.optimizer, self.total_steps)
@@ -135,7 +135,7 @@ def demonstration_figures(
 ) -> dict[str, float]:
     """How well a policy foretells demonstrations: the mean over their trained tokens of loss and accuracy."""
     means = Means()
-    for part, counts in passes(policy, demonstrations, settings.micro_batch_tokens, packing, ranks):
+    for part, counts in own_passes(policy, demonstrations, settings.micro_batch_tokens, packing, ranks):
         logprobs, sums = predictions(policy, part)
         if counts:
             means.add(sums | {"loss": (-logprobs.double().sum(), float(len(logprobs)))})

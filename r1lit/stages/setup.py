@@ -89,7 +89,7 @@ def placed(run: Run, model: M) -> M:
     """The model where and how it is trained: on the device, in shards where the run asks for them.
 
     Raises:
-        ConfigError: where it cannot be sharded.
+        ConfigError: where it cannot be sharded, or for an attention that cannot run.
     """
     if run.trainer.strategy != "fsdp":
         settle(run, model)
@@ -146,7 +146,7 @@ def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] 
     require_sampler(run.rollout)
     with reward_pool(run) as rewards:
         policy, tokenizer = loaded or load_model(run.model)
-        settle(run, policy)
+        policy = policy if loaded else placed(run, policy)
         prompts = _prompts(run, tokenizer)
         _check_held_out(run, prompts)
         _check_lengths(run, policy, prompts)

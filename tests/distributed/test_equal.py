@@ -23,8 +23,8 @@ PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
 COMMON = ("trainer.accelerator=cpu", "logger=none", "optimizer.eps=1e-4")
 
-# 3 prompts on 2 processes, 5 and 4 rows an update in passes of 2: nothing comes out even, and in the second batch of an
-# evaluation one of the processes has nothing to do.
+# 3 prompts on 2 processes, 5 and 4 rows an update: nothing comes out even, and in the second batch of an evaluation one
+# of the processes has nothing to do.
 GRPO = (
     *COMMON,
     "algorithm=grpo",
@@ -32,7 +32,7 @@ GRPO = (
     "algorithm.prompts_per_step=3",
     "algorithm.group_size=3",
     "algorithm.minibatches=2",
-    "algorithm.micro_batch_tokens=64",
+    "algorithm.micro_batch_tokens=60",
     "algorithm.reference_refresh=1",
     "rollout.max_tokens=16",
     # Every length has a reward of its own, so there is something to learn.

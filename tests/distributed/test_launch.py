@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r1lit.callbacks.recorder import read_metrics
 from r1lit.distributed.launch import Launch, read_launch
-from r1lit.stages.run import _launch_problems
+from r1lit.stages.machine import _launch_problems
 from r1lit.stages.settings import TrainerSettings
 
 QUICK = (*SHORT, "evaluation.enabled=false")
