@@ -134,13 +134,13 @@ def _attention(found: Profile) -> str | None:
 
 def _checkpointing(found: Profile) -> str | None:
     device = device_of(found.run.trainer.accelerator)
-    if not found.run.model.gradient_checkpointing or device.type != "cuda":
+    if found.run.model.activation_checkpointing == "none" or device.type != "cuda":
         return None
     share = found.performance["peak_allocated_gb"] * 1e9 / torch.cuda.get_device_properties(device).total_memory
     if share < 0.5:
         return (
             f"At its peak {share:.0%} of the GPU's memory is in use (below 50%), and activations are computed twice: "
-            "model.gradient_checkpointing=false."
+            "model.activation_checkpointing=selective, or none."
         )
     return None
 
