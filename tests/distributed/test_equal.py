@@ -79,7 +79,7 @@ SHARED = {
 }
 """By stage: how two processes do it, by name."""
 
-OF_TIME = ("time/", "perf/tokens_per_second")
+OF_TIME = ("time/", "perf/")
 
 
 @pytest.fixture(scope="module")

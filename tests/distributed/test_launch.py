@@ -19,7 +19,7 @@ from r1lit.stages.machine import _launch_problems
 from r1lit.stages.settings import TrainerSettings
 
 QUICK = (*SHORT, "evaluation.enabled=false")
-OF_TIME = ("time/", "perf/tokens_per_second")
+OF_TIME = ("time/", "perf/")
 
 
 def torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.models.logprobs import head_of, target_predictions
+from r1lit.models.packing import Packed
 from r1lit.modules.compute import Cost, attended_pairs, rollout_work, training_work
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.types import Prompt, Sampling
@@ -55,7 +56,7 @@ def test_training_costs_what_torch_counts(kind):
     mask[:, prompt - 1 :] = True
     head_of(model)
     with FlopCounterMode(display=False) as counter:
-        target_predictions(model, ids, mask)[0].sum().backward()
+        target_predictions(model, Packed(ids, mask))[0].sum().backward()
     cost, lengths = Cost.of(model), [length] * rows
     targets = int(mask.sum())
     mine = training_work(model, lengths, targets)["update"].flops
@@ -73,7 +74,7 @@ def test_training_costs_no_gradient_of_a_frozen_matrix():
     # The gradient flows through every layer, as it does where the frozen model holds adapters everywhere.
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     with FlopCounterMode(display=False) as counter:
-        target_predictions(model, ids, mask)[0].sum().backward()
+        target_predictions(model, Packed(ids, mask))[0].sum().backward()
     cost = Cost.of(model)
     mine = cost.training(torch.tensor([30, 30]), targets=58)
     assert mine + 3 * masked_half(cost, [30, 30]) == pytest.approx(counter.get_total_flops(), rel=0.005)
