@@ -19,7 +19,7 @@ from tiny import card, corpus, measuring, training, vocabulary
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from r1lit.data import talk
-from r1lit.models.loading import EMBEDDED
+from r1lit.models.files import EMBEDDED
 
 ASSETS = Path(__file__).resolve().parents[1] / "r1lit" / "assets"
 SIZES = {

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from r1lit.models.forward import FORWARD
 from r1lit.models.loading import clone_frozen
 from r1lit.models.logprobs import head_of
+from r1lit.models.memory import decoder_layers
 
 M = TypeVar("M", bound=PreTrainedModel)
 
@@ -57,10 +58,15 @@ class Sharding:
         Raises:
             ValueError: where it is not known which of its modules are decoder layers.
         """
+        if not (layers := decoder_layers(model)):
+            raise ValueError(
+                f"{type(model).__name__} does not say what its decoder layers are, which trainer=fsdp shards one by "
+                "one; set trainer=ddp"
+            )
         policy: OffloadPolicy = OffloadPolicy()
         if self.offload:
             policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
-        for layer in decoder_layers(model):
+        for layer in layers:
             fully_shard(layer, mesh=self.mesh, offload_policy=policy)
         # By default a whole model's own parameters stay gathered after a pass, which a backward pass ends. After one
         # without, an optimiser would be given what is no shard, and the next update would go unseen.
@@ -77,22 +83,6 @@ class Sharding:
 
 def _run(model: nn.Module, function: Any, *args: Any, **kwargs: Any) -> Any:
     return function(model, *args, **kwargs)
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that transformers itself never splits.
-
-    Raises:
-        ValueError: where the architecture names none.
-    """
-    names = set(model._no_split_modules or ())
-    layers = [module for module in model.modules() if type(module).__name__ in names]
-    if not layers:
-        raise ValueError(
-            f"{type(model).__name__} does not say what its decoder layers are, which trainer=fsdp shards one by one; "
-            "set trainer=ddp"
-        )
-    return layers
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -22,12 +22,11 @@ from transformers.utils import logging as transformers_logging
 
 from r1lit.models.adapters import adapt
 from r1lit.models.attention import attention_at_load
+from r1lit.models.files import load_part, locate
 from r1lit.models.loading import (
     ModelSettings,
     disable_dropout,
-    load_part,
     load_tokenizer,
-    locate,
     require_causal,
     require_complete,
     require_vocabulary,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from transformers import AutoConfig
 
-from r1lit.models.loading import load_part, locate
+from r1lit.models.files import load_part, locate
 from r1lit.rollout.vllm_engine import scheduling
 from r1lit.rollout.vllm_worker import LOGPROBS, RECEIVER
 

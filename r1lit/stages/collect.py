@@ -9,7 +9,7 @@ from r1lit.curation.demonstrations import CANDIDATES, DEMONSTRATIONS, require_on
 from r1lit.curation.edited import check_edited
 from r1lit.curation.methods import Method
 from r1lit.curation.selection import Selector, require_some
-from r1lit.models.loading import path_problem
+from r1lit.models.files import path_problem
 from r1lit.rollout.sampler import Sampler
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.settings import ConfigError

@@ -9,7 +9,7 @@ import torch
 from r1lit.data.splits import HELD_OUT_SHARE
 from r1lit.distributed.launch import Launch, launched
 from r1lit.models.attention import needs_cuda
-from r1lit.models.loading import EMBEDDED, path_problem
+from r1lit.models.files import EMBEDDED, path_problem
 from r1lit.models.memory import compiler_problem
 from r1lit.modules.optimizer import lossy_problem
 from r1lit.settings import Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from r1lit.curation.samples import Sample
 from r1lit.curation.settings import JudgeSettings
-from r1lit.models.loading import path_problem
+from r1lit.models.files import path_problem
 from r1lit.rewards.chat import Chat, ChatSettings, Usage
 from r1lit.rewards.endpoints import Endpoint
 from r1lit.rewards.generative import GenerativeJudge, Question, reference_text

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import r1lit
 from r1lit.data import talk
-from r1lit.models.loading import EMBEDDED
+from r1lit.models.files import EMBEDDED
 from r1lit.text.templates import R1_ZERO, render
 
 ASSETS = Path(r1lit.__file__).parent / "assets"

@@ -10,7 +10,8 @@ from r1lit.data.settings import SourceSettings
 from r1lit.data.sources import read_rows
 from r1lit.data.splits import hash_fraction
 from r1lit.data.talk import KINDS, TONGUES, distinct, generate
-from r1lit.models.loading import EMBEDDED, ModelSettings, load_tokenizer
+from r1lit.models.files import EMBEDDED
+from r1lit.models.loading import ModelSettings, load_tokenizer
 from r1lit.rewards.phrases import phrases
 
 ROWS = distinct()

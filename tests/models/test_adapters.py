@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from r1lit.models.adapters import save_weights
-from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer, path_problem, save_model
+from r1lit.models.files import path_problem
+from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer, save_model
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.lora import LoraSettings, attach, merged_weights, trained_parameters
 from r1lit.models.packing import Packed

@@ -20,15 +20,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from r1lit.models.loading import (
-    ModelSettings,
-    clone_frozen,
-    copy_weights,
-    load_policy,
-    path_problem,
-    save_model,
-    stop_ids,
-)
+from r1lit.models.files import path_problem
+from r1lit.models.loading import ModelSettings, clone_frozen, copy_weights, load_policy, save_model, stop_ids
 from r1lit.models.memory import decoder_layers
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -10,7 +10,8 @@ import torch
 from adapted import IDS, assert_close, load, logits, logprobs, settings, shift
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from r1lit.models.loading import ModelSettings, clone_frozen, path_problem, save_model
+from r1lit.models.files import path_problem
+from r1lit.models.loading import ModelSettings, clone_frozen, save_model
 from r1lit.models.lora import LoraSettings, attach, merged_weights, parameter_counts, trained_parameters
 from r1lit.models.packing import keeps_apart
 from r1lit.models.reference import make_reference, reference_model, refresh
