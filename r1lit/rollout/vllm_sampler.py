@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from r1lit.models.loading import stop_ids
 from r1lit.models.logprobs import completion_logprobs
+from r1lit.models.packing import Packed
 from r1lit.rollout.decoding import Drawn
 from r1lit.rollout.grouping import GroupCollector
 from r1lit.rollout.sampler import OnGroup
@@ -255,5 +256,5 @@ def _policy_logprobs(policy: nn.Module, prompt: Sequence[int], completion: Seque
     target = torch.zeros(1, ids.shape[1] - 1, dtype=torch.bool, device=device)
     target[:, len(prompt) - 1 :] = True
     mask: Any = torch.ones(1, len(completion), dtype=torch.bool, device=device)
-    logprobs, _ = completion_logprobs(policy, ids, target, mask, temperature=1.0)
+    logprobs, _ = completion_logprobs(policy, Packed(ids, target), mask, temperature=1.0)
     return logprobs[0].float().cpu()
