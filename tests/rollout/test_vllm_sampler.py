@@ -83,7 +83,7 @@ def test_logprobs_are_of_the_distribution_that_was_drawn_from(policy, sampler, t
 
 def test_a_run_repeats_and_every_row_has_numbers_of_its_own(policy, sampler):
     sampler.load_weights(policy[0])
-    sampling = Sampling(temperature=3.0, max_tokens=20)
+    sampling = Sampling(temperature=2.0, max_tokens=20)
     first, again, other = (sampler.generate(PROMPTS, 4, sampling, seed=seed) for seed in (5, 5, 6))
     assert_same(again, first, apart=1e-6)
     assert [g.completion_ids for g in other.groups] != [g.completion_ids for g in first.groups]
