@@ -117,8 +117,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.ranks:
         raise SystemExit(
-            f"--ranks {options.ranks}: this bench does not start several processes; time `torchrun --nproc-per-node N "
-            "-m r1lit` runs where r1lit has a trainer for them"
+            f"--ranks {options.ranks}: this bench does not start several processes; time runs of tools/torchrun N "
+            "trainer=ddp instead"
         )
     return options
 

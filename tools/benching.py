@@ -17,7 +17,8 @@ import transformers
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lit.models.loading import ModelSettings, choose_attention, load_policy
+from r1lit.models.attention import attention_at_load, settle_attention
+from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rollout.transformers_sampler import TransformersSampler
 
 Taken = TypeVar("Taken")
@@ -56,15 +57,23 @@ def make_model(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTra
     which are the master weights where ``precision`` is mixed."""
     if name not in SHAPES:
         model, tokenizer = load_policy(ModelSettings(path=name))
-        return model.to(device), tokenizer
+        return settled(model.to(device)), tokenizer
     _, tokenizer = load_policy(ModelSettings())
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     config = AutoConfig.for_model(**SHAPES[name], **ends)
     torch.manual_seed(0)
     with torch.device(device):
-        attention = choose_attention(ModelSettings(), config)
+        attention = attention_at_load("auto", config)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
-    return model, tokenizer
+    return settled(model), tokenizer
+
+
+def settled(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with the attention that a run would take."""
+    kind = model.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+        settle_attention(model, "auto", model.device)
+    return model
 
 
 def endless(sampler: TransformersSampler) -> TransformersSampler:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from r1lit.callbacks.hardware import Peak, forget_peak_memory, peak_memory
+from r1lit.distributed.ranks import ALONE
 from r1lit.modules.compute import Work
 
 SAMPLE, UPDATE = "sample", "update"
@@ -22,7 +23,7 @@ class Throughput(Callback):
 
     A module says in ``work`` what each of its phases asked for, padding left out; the seconds it took are its timer's.
     What was really computed is counted where the models embed tokens: on the host, from shapes, without waiting for
-    the device. Rates are of this process alone.
+    the device. Rates are of all processes together; padding and the memory's are told where there is one.
 
     ``perf/tokens_per_second``: ``num_tokens`` over the whole step. ``perf/sampled_tokens_per_second``: completion
     tokens over the sampling; ``perf/trained_tokens_per_second``: tokens that went through the update, prompts included,
@@ -42,6 +43,7 @@ class Throughput(Callback):
         self.passes: Counter[str | None] = Counter()
         self._handles: list[Any] = []
         self._began = 0.0
+        self.shared = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         models = (part for part in module.modules() if isinstance(part, PreTrainedModel))
@@ -64,6 +66,7 @@ class Throughput(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         seconds = time.perf_counter() - self._began
+        self.shared = getattr(module, "ranks", ALONE).size > 1
         module.metrics |= {"time/step": seconds} | peak_memory(module.device)
         module.metrics |= self.rates(module.metrics, getattr(module, "work", {}))
 
@@ -83,7 +86,8 @@ class Throughput(Callback):
         if seconds.get(UPDATE):
             found["trained_tokens_per_second"] = work[UPDATE].tokens / seconds[UPDATE]
         # Where fewer tokens were seen than the lengths tell of, something else computed: an engine, a recorded graph.
-        seen = {phase: part for phase, part in work.items() if self.computed[phase] >= part.tokens > 0}
+        # With several processes the work is everyone's, and what was seen is this one's.
+        seen = {p: part for p, part in work.items() if self.computed[p] >= part.tokens > 0 and not self.shared}
         found |= {f"padding_{phase}": 1 - part.tokens / self.computed[phase] for phase, part in seen.items()}
         if work and self.peak.tflops:
             speed = {phase: part.flops / seconds[phase] for phase, part in work.items() if seconds[phase]}

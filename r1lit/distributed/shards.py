@@ -57,6 +57,16 @@ def read_whole(folder: Path, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
+def stored_shapes(folder: Path, prefix: str) -> dict[str, torch.Size]:
+    """The shapes of the whole tensors whose names begin with a prefix, which is cut off."""
+    found = _Reader(folder).read_metadata().state_dict_metadata.items()
+    return {
+        name.removeprefix(prefix): stored.size
+        for name, stored in found
+        if name.startswith(prefix) and isinstance(stored, TensorStorageMetadata)
+    }
+
+
 def stored_names(folder: Path) -> set[str]:
     """The names of the tensors in a directory."""
     return set(_Reader(folder).names())

@@ -79,7 +79,9 @@ class Sharded(ModelParallelStrategy):
         super().__init__(data_parallel_size=size, tensor_parallel_size=1)
 
     def model_to_device(self) -> None:
-        """It is there; shards that are kept in the host's memory stay."""
+        """The models are there, and shards that are kept in the host's memory stay; the module is told where they
+        compute."""
+        self.lightning_module._device = self.root_device
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write each process's shards, and what is no tensor once."""

@@ -67,6 +67,13 @@ def settle_attention(model: PreTrainedModel, attention: AttentionName, device: t
         return
 
 
+def in_own_arithmetic(model: PreTrainedModel) -> torch.autocast:
+    """A context in which a model computes in its weights' arithmetic; in bfloat16 where its kernel takes halves alone."""
+    weight = model.get_input_embeddings().weight
+    halved = attention_of(model) in VARLEN and weight.dtype not in HALF
+    return torch.autocast(weight.device.type, torch.bfloat16, enabled=halved)
+
+
 def needs_cuda(attention: AttentionName) -> bool:
     """Whether the attention that is asked for runs on CUDA alone."""
     return any(kernel.setting == attention for kernel in _KERNELS)

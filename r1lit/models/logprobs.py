@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from r1lit.functional import head_logprobs, head_predictions
+from r1lit.models.attention import in_own_arithmetic
 from r1lit.models.forward import inside_forward
 from r1lit.models.packing import Packed
 
@@ -101,14 +102,16 @@ def _prove(model: PreTrainedModel, head: Head) -> None:
     output = model.get_output_embeddings()
     if output is None:
         raise ValueError(f"{type(model).__name__} has no head over the vocabulary; give a causal LM")
-    ids = torch.arange(_PROBE_TOKENS, device=output.weight.device)[None] % output.weight.shape[0]
-    # In the weights' own arithmetic: autocast rounds a cap on the logits by more than a wrong head might differ.
-    with torch.autocast(output.weight.device.type, enabled=False):
+    weight = output.weight
+    ids = torch.arange(_PROBE_TOKENS, device=weight.device)[None] % weight.shape[0]
+    # Autocast rounds a cap on the logits by more than a wrong head might differ.
+    with in_own_arithmetic(model):
+        exact = weight.dtype == torch.float32 and not torch.is_autocast_enabled(weight.device.type)
         expected = model(input_ids=ids, use_cache=False).logits.float()
         logits = _unscaled(model, ids).float() * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
-    tolerance = 1e-3 if output.weight.dtype == torch.float32 else 5e-2
+    tolerance = 1e-3 if exact else 5e-2
     if not torch.allclose(logits, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
         raise ValueError(
             f"{type(model).__name__}'s logits differ from {head} applied to its hidden states, so their "

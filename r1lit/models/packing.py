@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from heapq import heapreplace
 from itertools import accumulate
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from r1lit.models.attention import VARLEN, attention_of
+from r1lit.models.attention import VARLEN, attention_of, in_own_arithmetic
 from r1lit.models.forward import inside_forward
 
 Packing = Literal["auto", "packed", "padded"]
@@ -206,12 +205,12 @@ def _try_apart(model: PreTrainedModel) -> bool:
     weight = model.get_input_embeddings().weight
     ids = torch.arange(_PROBE_TOKENS, device=weight.device) % weight.shape[0]
     items = [_Probe(half, half > 0) for half in ids.cpu().chunk(2)]
-    # In the weights' own arithmetic, where the kernel takes it: what leaks may be less than what autocast rounds away.
+    # What leaks may be less than what autocast rounds away.
     varlen = attention_of(model) in VARLEN
-    with nullcontext() if varlen else torch.autocast(weight.device.type, enabled=False):
-        alone = torch.cat([_hidden(model, collate(items, [[place]]).to(weight.device)) for place in (0, 1)], dim=1)
+    with in_own_arithmetic(model):
+        alone = torch.cat([_hidden(model, collate(items, [[place]])) for place in (0, 1)], dim=1)
         try:
-            together = _hidden(model, collate(items, [[0, 1]]).to(weight.device))
+            together = _hidden(model, collate(items, [[0, 1]]))
         except TypeError:
             return False
     exact = weight.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" and not varlen
@@ -227,6 +226,8 @@ class _Probe:
 
 @inside_forward
 def _hidden(model: PreTrainedModel, part: Packed) -> Tensor:
+    # Here weights are where they compute, which is not where shards lie that the host's memory keeps.
+    part = part.to(model.get_input_embeddings().weight.device)
     return model.base_model(**part.inputs(model), use_cache=False).last_hidden_state.float()
 
 

@@ -125,7 +125,8 @@ class Ahead:
         """
         for kept in state:
             step, version = kept["step"], kept["version"]
-            scored = unpack(kept["rollout"], prompts_of(step, len(kept["rollout"]["prompt_ids"])))
+            prompts = prompts_of(step, len(kept["rollout"]["prompt_ids"]))
+            scored = unpack(kept["rollout"], prompts, next(self.policy.parameters()).device)
             if scored is None or step - version > self.staleness:
                 continue
             done: Future[Scored] = Future()

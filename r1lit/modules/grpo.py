@@ -100,9 +100,6 @@ class GRPO(lightning.LightningModule):
         """Keep the rollouts that wait for their steps, which older weights drew."""
         checkpoint["ahead"] = self.ahead.state_dict()
 
-    def teardown(self, stage: str) -> None:
-        self.ahead.close()
-
     optional_weights = ("reference.",)
     """What a checkpoint may lack."""
 

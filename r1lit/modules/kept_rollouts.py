@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from r1lit.types import Group, Prompt, Rollout, Sampling, Scored
 
 
@@ -27,11 +29,11 @@ def pack(scored: Scored) -> dict[str, Any]:
     }
 
 
-def unpack(kept: dict[str, Any], prompts: Sequence[Prompt]) -> Scored | None:
-    """The rollout that was packed; None where it answers other prompts than these."""
+def unpack(kept: dict[str, Any], prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> Scored | None:
+    """The rollout that was packed, on a device; None where it answers other prompts than these."""
     if kept["prompt_ids"] != [list(prompt.ids) for prompt in prompts]:
         return None
-    tables = (kept["completion_ids"], kept["completion_mask"], kept["logprobs"])
+    tables = tuple(kept[name].to(device) for name in ("completion_ids", "completion_mask", "logprobs"))
     rows = [row[mask].tolist() for row, mask in zip(*tables[:2], strict=True)]
     size = len(rows) // len(prompts)
     groups = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from r1lit.settings import Settings
 from r1lit.types import Sampling
@@ -35,7 +35,8 @@ class ServerSettings(Settings):
 
     Attributes:
         url: where it answers.
-        key_env: the environment variable that holds its key, if it wants one.
+        key_env: the environment variable that holds its key, if it wants one; vLLM asks for no key where weights are
+            updated, so that only the network keeps others from it.
         timeout: seconds that a group, or a push of weights, may take.
         concurrency: groups asked for at a time.
         transfer: what carries the weights: ``gloo``, through the hosts' memory, or ``nccl``, between GPUs; ``auto`` is
@@ -49,6 +50,11 @@ class ServerSettings(Settings):
     concurrency: int = Field(64, ge=1)
     transfer: Literal["auto", "gloo", "nccl"] = "auto"
     address: str = "127.0.0.1"
+
+    @field_validator("url")
+    @classmethod
+    def _without_a_slash(cls, value: str) -> str:
+        return value.rstrip("/")
 
 
 class RolloutSettings(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections.abc import Sequence
@@ -139,7 +140,11 @@ def _start(policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.
 
     with tempfile.TemporaryDirectory(prefix="r1lit-") as folder:
         # The config is all that vLLM reads from disk: the weights begin random, and are pushed.
-        policy.config.save_pretrained(folder)
+        config = copy.deepcopy(policy.config)
+        if hasattr(config, "quantization_config"):
+            # What is pushed is unpacked.
+            del config.quantization_config
+        config.save_pretrained(folder)
         arguments = EngineArgs(
             model=folder,
             load_format="dummy",

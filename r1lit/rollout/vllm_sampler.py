@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from r1lit.models.attention import in_own_arithmetic
 from r1lit.models.loading import stop_ids
 from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.packing import Packed
@@ -156,6 +157,8 @@ class VLLMSampler:
         *,
         seed: int,
         on_group: OnGroup | None = None,
+        before: int = 0,
+        of: int | None = None,
     ) -> Rollout:
         """Draw ``group_size`` completions of each of the B prompts; see :class:`r1lit.rollout.sampler.Sampler`.
 
@@ -179,7 +182,7 @@ class VLLMSampler:
             groups.finish([row])
 
         asks = [
-            Ask(prompt.ids, group_size, prompt_seed(seed, number), sampling, self.stops)
+            Ask(prompt.ids, group_size, prompt_seed(seed, before + number), sampling, self.stops)
             for number, prompt in enumerate(prompts)
         ]
         with self._awake():
@@ -256,5 +259,6 @@ def _policy_logprobs(policy: nn.Module, prompt: Sequence[int], completion: Seque
     target = torch.zeros(1, ids.shape[1] - 1, dtype=torch.bool, device=device)
     target[:, len(prompt) - 1 :] = True
     mask: Any = torch.ones(1, len(completion), dtype=torch.bool, device=device)
-    logprobs, _ = completion_logprobs(policy, Packed(ids, target), mask, temperature=1.0)
+    with in_own_arithmetic(policy):
+        logprobs, _ = completion_logprobs(policy, Packed(ids, target), mask, temperature=1.0)
     return logprobs[0].float().cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -100,7 +101,16 @@ class RemoteEngine:
 
     def _meet(self) -> Channel:
         address = self._settings.address
-        store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False)
+        # Left to itself the store would listen on every interface.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, 0), family=family)
+        store = dist.TCPStore(
+            address,
+            listener.getsockname()[1],
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
         common = {"host": address, "port": store.port, "backend": self._backend, "timeout": self._settings.timeout}
         with ThreadPoolExecutor(1) as thread:
             answer = thread.submit(self._call, "r1lit_connect", json.dumps(common))

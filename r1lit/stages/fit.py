@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from r1lit.callbacks.alarms import HackingAlarms
 from r1lit.callbacks.completions import CompletionsTable
 from r1lit.callbacks.evaluation import PeriodicEvaluation
@@ -46,20 +48,21 @@ def fit(run: Run, summary: Summary) -> None:
                 _evaluate("before", run, bench, summary)
         stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
         module = build_module(run, bench, stream)
-        train(
-            run,
-            summary,
-            module,
-            stream,
-            loggers,
-            checkpoint,
-            shown=_shown(run.evaluation.metric),
-            measuring=[
-                PeriodicEvaluation(lambda: _meanwhile(module, run, bench, summary), run.evaluation.every),
-                HackingAlarms(run.directory, run.rewards, run.alarms),
-                CompletionsTable(run.directory, run.completions.every),
-            ],
-        )
+        with closing(module.ahead):
+            train(
+                run,
+                summary,
+                module,
+                stream,
+                loggers,
+                checkpoint,
+                shown=_shown(run.evaluation.metric),
+                measuring=[
+                    PeriodicEvaluation(lambda: _meanwhile(module, run, bench, summary), run.evaluation.every),
+                    HackingAlarms(run.directory, run.rewards, run.alarms),
+                    CompletionsTable(run.directory, run.completions.every),
+                ],
+            )
         write_model(bench.policy, bench.tokenizer, run)
         if run.evaluation.enabled:
             module.ahead.settle()

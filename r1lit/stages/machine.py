@@ -25,10 +25,14 @@ SHARED_OUT = frozenset({"fit", "sft", "reward_model", "evaluate", "preflight"})
 def machine_problems(stage: str, sections: Mapping[str, Settings]) -> Iterator[str]:
     """All of it; ``sections`` are those whose settings could be read."""
     yield from _device_problems(sections)
-    yield from _training_problems(stage, sections)
+    profiled = sections.get("profile")
+    stage_of = profiled.of if stage == "profile" and profiled is not None else stage
+    yield from _training_problems(stage_of, sections)
     if (trainer := sections.get("trainer")) is not None:
+        if stage == "profile" and trainer.strategy != "single":
+            yield f"trainer={trainer.strategy}, but stage=profile looks at one process; set trainer=single"
         yield from _launch_problems(stage, trainer, launched())
-        yield from _alone_problems(stage, trainer, sections, launched())
+        yield from _alone_problems(stage_of, trainer, sections, launched())
 
 
 def _device_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
@@ -85,21 +89,28 @@ def _launch_problems(stage: str, trainer: TrainerSettings, launch: Launch) -> It
 def _alone_problems(
     stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings], launch: Launch
 ) -> Iterator[str]:
-    """What has been proven in one process alone, and is refused in several."""
-    model, rollout = sections.get("model"), sections.get("rollout")
-    if model is None or rollout is None or stage not in TRAINS:
+    """What has been proven of whole models in one process alone, and is refused in shards or in several."""
+    model, rollout, optimizer = (sections.get(name) for name in ("model", "rollout", "optimizer"))
+    if model is None or rollout is None or optimizer is None or stage not in SHARED_OUT:
         return
-    if trainer.strategy == "fsdp" and model.lora.rank:
-        yield f"model.lora.rank={model.lora.rank}, but trainer=fsdp shards whole weights; set trainer=ddp"
-    if launch.size == 1 or stage != "fit":
+    if trainer.strategy == "fsdp" and stage in TRAINS:
+        if model.lora.rank:
+            yield f"model.lora.rank={model.lora.rank}, but trainer=fsdp shards whole weights; set trainer=ddp"
+        if optimizer.kind != "adamw":
+            yield (
+                f"optimizer.kind={optimizer.kind}, but with trainer=fsdp its state could not be resumed; set "
+                "optimizer.kind=adamw, or trainer=ddp"
+            )
+    if launch.size == 1 and trainer.strategy != "fsdp":
         return
-    if rollout.staleness:
+    found = f"trainer={trainer.strategy} in {launch.size} processes"
+    if rollout.staleness and stage == "fit":
         yield (
-            f"rollout.staleness={rollout.staleness}, but {launch.size} processes sample and learn in turn; set "
-            "rollout.staleness=0"
+            f"rollout.staleness={rollout.staleness}, but {found} samples and learns in turn; set rollout.staleness=0, "
+            "or trainer=single"
         )
-    if rollout.kind != "transformers":
+    if rollout.kind != "transformers" and stage != "reward_model":
         yield (
-            f"rollout.kind={rollout.kind}, but its weights are pushed by one process, and there are {launch.size}; set "
-            "rollout=transformers"
+            f"rollout.kind={rollout.kind}, but its weights are pushed whole by one process, and this is {found}; set "
+            "rollout=transformers, or trainer=single"
         )

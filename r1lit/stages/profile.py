@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, replace
 
 import lightning
@@ -21,7 +21,7 @@ from r1lit.stages.performance import performance
 from r1lit.stages.profile_advice import Profile
 from r1lit.stages.profile_page import page
 from r1lit.stages.run import Run
-from r1lit.stages.setup import device_of, load_model, workbench
+from r1lit.stages.setup import load_model, placed, workbench
 from r1lit.stages.summary import Summary
 from r1lit.stages.training import build_trainer, peak
 
@@ -79,15 +79,17 @@ def _fit(run: Run) -> Iterator[tuple[lightning.LightningModule, Stream]]:
     with workbench(run) as bench:
         prompts = bench.prompts
         stream = PromptStream(prompts.sources, prompts.weights, run.algorithm.prompts_per_step, run.data.seed)
-        yield build_module(run, bench, stream), stream
+        module = build_module(run, bench, stream)
+        with closing(module.ahead):
+            yield module, stream
 
 
 @contextmanager
 def _sft(run: Run) -> Iterator[tuple[lightning.LightningModule, Stream]]:
     policy, tokenizer = load_model(run.model)
-    policy.to(device_of(run.trainer.accelerator))
+    policy = placed(run, policy)
     demonstrations = sft.load(run, policy, tokenizer)
-    module = SFT(policy, run.sft, run.optimizer, run.profile.total_steps, len(demonstrations.train))
+    module = SFT(policy, run.sft, run.optimizer, run.profile.total_steps, len(demonstrations.train), run.model.packing)
     yield module, epochs(demonstrations, run.data, run.sft.batch_size)
 
 

@@ -196,9 +196,11 @@ def _reward_problems(config: Mapping[str, Any], rewards: Mapping[str, RewardSett
 def _rollout_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
     """What the sampler's log-probs cannot be used for."""
     rollout, algorithm = sections.get("rollout"), sections.get("algorithm")
-    if rollout is None or algorithm is None or rollout.kind == "transformers":
+    if rollout is None or algorithm is None or (rollout.kind == "transformers" and not rollout.staleness):
         return
-    if rollout.top_p < 1 and algorithm.sampling_correction in ("auto", *OF_A_SEQUENCE):
+    # Where sampling runs ahead, auto corrects each token by itself.
+    refused = OF_A_SEQUENCE if rollout.staleness else ("auto", *OF_A_SEQUENCE)
+    if rollout.top_p < 1 and algorithm.sampling_correction in refused:
         yield (
             f"rollout.top_p={rollout.top_p} with algorithm.sampling_correction={algorithm.sampling_correction}: what "
             "top-p cuts off is in every token's ratio, and their product fades with the length; set rollout.top_p=1, "

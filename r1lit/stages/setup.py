@@ -79,6 +79,8 @@ def arithmetic(run: Run) -> torch.autocast:
 def dtype_of(run: Run, policy: PreTrainedModel) -> torch.dtype:
     """What a model computes in while it is trained."""
     return torch.bfloat16 if precision_of(run).startswith("bf16") else policy.dtype
+
+
 def ranks_of(run: Run) -> Ranks:
     """The processes of a run."""
     launch = launched()

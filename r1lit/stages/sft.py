@@ -111,6 +111,8 @@ def examiner(
 
 def evaluated(when: str, run: Run, bench: Workbench, summary: Summary) -> None:
     """Measure the model's answers."""
+    # An engine holds weights of its own.
+    bench.sampler.load_weights(bench.policy)
     summary.add(metric=run.evaluation.metric)
     summary.evaluation(when, summarize(measure(run, bench, summary)))
 

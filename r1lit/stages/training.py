@@ -12,7 +12,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
 
 from r1lit.callbacks.checkpointing import Checkpointer, checkpoints
 from r1lit.callbacks.evaluation import PeriodicEvaluation
@@ -22,6 +21,7 @@ from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.callbacks.throughput import Throughput
 from r1lit.data.module import StepDataModule, Stream
 from r1lit.distributed.launch import launched
+from r1lit.distributed.shards import stored_shapes
 from r1lit.distributed.strategies import Started, strategy_of
 from r1lit.settings import ConfigError, UserError
 from r1lit.stages.loggers import steps_done
@@ -70,6 +70,9 @@ def train(
     data = StepDataModule(stream, module.total_steps)
     with summary.timed("fit"):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if run.trainer.strategy != "fsdp":
+        # Lightning leaves the model on the host; it is measured where it was trained.
+        module.to(device_of(run.trainer.accelerator))
     if summary.writes:
         steps = read_metrics(run.directory / "metrics.jsonl")
         summary.training(steps)
@@ -143,17 +146,16 @@ def resume_point(run: Run, summary: Summary) -> str | None:
 
 
 def _require_same_parameters(module: lightning.LightningModule, checkpoint: str) -> None:
-    """A run may go on with other settings, but with the parameters that it trained; of shards that is told as they are
-    put into their places."""
-    if Path(checkpoint).is_dir():
-        return
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-
-    def shapes(state: Mapping[str, Tensor]) -> set[tuple[str, torch.Size]]:
-        # A reference may come and go.
-        return {(name, value.shape) for name, value in state.items() if not name.startswith("reference.")}
-
-    if odd := sorted(name for name, _ in shapes(saved) ^ shapes(module.state_dict())):
+    """A run may go on with other settings, but with the parameters that it trained."""
+    mine, path = {name: value.shape for name, value in module.state_dict().items()}, Path(checkpoint)
+    if path.is_dir():
+        saved = stored_shapes(path, "model.")
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        saved = {name: value.shape for name, value in state.items()}
+    # A reference may come and go.
+    odd = sorted({name for name, _ in saved.items() ^ mine.items() if not name.startswith("reference.")})
+    if odd:
         raise UserError(
             f"{checkpoint} holds other parameters than this run trains ({odd[0]}, and {len(odd) - 1} more), so it "
             "cannot go on; set model.path, model.lora and model.quantization as the run was started with, or start a "
