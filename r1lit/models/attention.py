@@ -68,7 +68,7 @@ def settle_attention(model: PreTrainedModel, attention: AttentionName, device: t
 
 
 def in_own_arithmetic(model: PreTrainedModel) -> torch.autocast:
-    """A context in which a model computes in its weights' arithmetic; in bfloat16 where its kernel takes halves alone."""
+    """A context in which a model computes in its weights' arithmetic; in bfloat16 where a kernel takes halves alone."""
     weight = model.get_input_embeddings().weight
     halved = attention_of(model) in VARLEN and weight.dtype not in HALF
     return torch.autocast(weight.device.type, torch.bfloat16, enabled=halved)
