@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from r1lit.models.quantization import dense
+from r1lit.models.quantization import dense, unpacked_size
 from r1lit.settings import Settings
 
 ALL_LINEAR = "all-linear"
@@ -166,12 +166,7 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     >>> parameter_counts(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1).requires_grad_(False)))
     (8, 11)
     """
-
-    def count(parameter: nn.Parameter) -> int:
-        packed = getattr(parameter, "quant_state", None)
-        return parameter.numel() if packed is None else packed.shape.numel()
-
-    return sum(map(count, trained_parameters(model))), sum(map(count, model.parameters()))
+    return sum(map(unpacked_size, trained_parameters(model))), sum(map(unpacked_size, model.parameters()))
 
 
 def save_merged(model: PreTrainedModel, folder: str | os.PathLike) -> None:

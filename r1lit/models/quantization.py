@@ -62,3 +62,9 @@ def dense(weight: Tensor) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(weight.data, state)
+
+
+def unpacked_size(parameter: Tensor) -> int:
+    """How many weights a parameter stands for; bitsandbytes packs two of them, or more, into one number."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else torch.Size(state.shape).numel()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from r1lit.models.quantization import unpacked_size
 from r1lit.modules.experience import Experience, row_lengths
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -83,7 +84,7 @@ class Cost:
             held += parameter.numel() * parameter.element_size()
             if parameter is head or parameter.ndim < 2:
                 continue
-            weights = _weights(parameter) * (active if ".experts." in name else 1.0)
+            weights = unpacked_size(parameter) * (active if ".experts." in name else 1.0)
             body += weights
             trained += weights if parameter.requires_grad else 0.0
         size = 0 if head is None else head.numel()
@@ -176,12 +177,6 @@ def rollout_work(cost: Cost, prompts: Tensor, completions: Tensor, group_size: i
 
 def _tokens(ends: Tensor, starts: Tensor | None = None) -> int:
     return int(ends.sum() - (0 if starts is None else starts.sum()))
-
-
-def _weights(parameter: Tensor) -> int:
-    """A matrix's numbers; bitsandbytes packs two of them, or more, into one."""
-    state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else torch.Size(state.shape).numel()
 
 
 def _active_experts(config: PreTrainedConfig) -> float:

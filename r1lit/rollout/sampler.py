@@ -51,3 +51,25 @@ class Sampler(Protocol):
     def load_weights(self, policy: nn.Module) -> None:
         """Sample from ``policy``'s weights from now on."""
         ...
+
+
+def require_drawable(
+    prompts: Sequence[Prompt], group_size: int, sampling: Sampling, room: int | None, whose: str, remedy: str
+) -> None:
+    """Refuse what no sampler can draw; ``room`` is the positions that prompt and completion share, if they are bounded.
+
+    Raises:
+        ValueError: without prompts, completions or tokens to draw, or if a prompt leaves no room for them.
+    """
+    if not prompts:
+        raise ValueError("0 prompts, but a rollout needs at least one; check the data's filters")
+    if group_size < 1:
+        raise ValueError(f"group_size={group_size}, but each prompt gets a completion; set it to 1 or more")
+    if sampling.max_tokens < 1:
+        raise ValueError(f"max_tokens={sampling.max_tokens}, but a completion has a token; set it to 1 or more")
+    longest = max(prompts, key=lambda prompt: len(prompt.ids))
+    if room and len(longest.ids) + sampling.max_tokens > room:
+        raise ValueError(
+            f"a prompt of {len(longest.ids)} tokens ({longest.origin or 'origin unknown'}) and max_tokens="
+            f"{sampling.max_tokens} need more than {whose} {room} positions; {remedy}"
+        )

@@ -14,7 +14,7 @@ from r1lit.models.loading import clone_frozen, copy_weights, stop_ids
 from r1lit.rollout.decoding import Decoder, Drawn, decode
 from r1lit.rollout.draw import UniformStream
 from r1lit.rollout.grouping import GroupCollector
-from r1lit.rollout.sampler import OnGroup
+from r1lit.rollout.sampler import OnGroup, require_drawable
 from r1lit.types import Prompt, Rollout, Sampling
 
 
@@ -68,7 +68,8 @@ class TransformersSampler:
             ValueError: without prompts, completions or tokens to draw, or if a prompt leaves no room for them.
             NonFiniteLogitsError: if the model's logits are not finite.
         """
-        self._check(prompts, group_size, sampling)
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        require_drawable(prompts, group_size, sampling, room, "the model's", "lower max_tokens or drop it")
         device = computing_device(self.model)
         drawn = Drawn.empty(len(prompts) * group_size, sampling.max_tokens, self._pad, device)
         stops = torch.tensor(self.stops, device=device)
@@ -92,21 +93,6 @@ class TransformersSampler:
     def _pad(self) -> int:
         pad = self.tokenizer.pad_token_id
         return self.stops[0] if pad is None else pad
-
-    def _check(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling) -> None:
-        if not prompts:
-            raise ValueError("0 prompts, but a rollout needs at least one; check the data's filters")
-        if group_size < 1:
-            raise ValueError(f"group_size={group_size}, but each prompt gets a completion; set it to 1 or more")
-        if sampling.max_tokens < 1:
-            raise ValueError(f"max_tokens={sampling.max_tokens}, but a completion has a token; set it to 1 or more")
-        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        longest = max(prompts, key=lambda prompt: len(prompt.ids))
-        if room and len(longest.ids) + sampling.max_tokens > room:
-            raise ValueError(
-                f"a prompt of {len(longest.ids)} tokens ({longest.origin or 'origin unknown'}) and max_tokens="
-                f"{sampling.max_tokens} need more than the model's {room} positions; lower max_tokens or drop it"
-            )
 
 
 def _batches(prompts: int, group_size: int, max_rows: int) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ from r1lit.models.logprobs import completion_logprobs
 from r1lit.models.packing import Packed
 from r1lit.rollout.decoding import Drawn
 from r1lit.rollout.grouping import GroupCollector
-from r1lit.rollout.sampler import OnGroup
+from r1lit.rollout.sampler import OnGroup, require_drawable
 from r1lit.rollout.vllm_weights import (
     NamedTensors,
     Received,
@@ -167,7 +167,8 @@ class VLLMSampler:
             NonFiniteLogitsError: if the engine's logits are not finite.
             WeightPushError: if other weights than the last pushed ones drew a token.
         """
-        self._check(prompts, group_size, sampling)
+        remedy = "lower max_tokens, raise the engine's max_model_len, or drop the prompt"
+        require_drawable(prompts, group_size, sampling, self.engine.room, "the engine's", remedy)
         pad = self.stops[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         drawn = Drawn.empty(len(prompts) * group_size, sampling.max_tokens, pad, torch.device("cpu"))
         groups = GroupCollector(prompts, group_size, drawn, self.tokenizer, self.stops, on_group)
@@ -226,21 +227,6 @@ class VLLMSampler:
                 f"the engine's log-probs lie {apart:.4g} nats from the policy's under the same weights, more than "
                 f"{limit} in {str(self.engine.dtype).removeprefix('torch.')}: it does not compute this model; use "
                 "rollout=transformers, or another release of vLLM"
-            )
-
-    def _check(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling) -> None:
-        if not prompts:
-            raise ValueError("0 prompts, but a rollout needs at least one; check the data's filters")
-        if group_size < 1:
-            raise ValueError(f"group_size={group_size}, but each prompt gets a completion; set it to 1 or more")
-        if sampling.max_tokens < 1:
-            raise ValueError(f"max_tokens={sampling.max_tokens}, but a completion has a token; set it to 1 or more")
-        longest = max(prompts, key=lambda prompt: len(prompt.ids))
-        if len(longest.ids) + sampling.max_tokens > self.engine.room:
-            raise ValueError(
-                f"a prompt of {len(longest.ids)} tokens ({longest.origin or 'origin unknown'}) and max_tokens="
-                f"{sampling.max_tokens} need more than the engine's {self.engine.room} positions; lower max_tokens, "
-                "raise the engine's max_model_len, or drop the prompt"
             )
 
 
