@@ -13,6 +13,7 @@ from r1lit.distributed.ranks import Ranks
 from r1lit.distributed.sampling import Holding
 from r1lit.modules.experience import concatenate
 from r1lit.rewards.pool import RewardPool
+from r1lit.rewards.sharded import ShardedReward
 from r1lit.rollout.sampler import OnGroup, Sampler
 from r1lit.types import Group, Prompt, Rollout, Sampling, Scored
 
@@ -70,11 +71,14 @@ class SharedRewards:
         rewards: of this process.
         sampler: knows the prompts of all.
         ranks: all processes are to gather together.
+        sharded: further rewards, which all processes compute together.
     """
 
-    def __init__(self, rewards: RewardPool, sampler: SharedSampler, ranks: Ranks):
-        self.pool, self.sampler, self.ranks = rewards, sampler, ranks
-        self.rewards = rewards.rewards
+    def __init__(
+        self, rewards: RewardPool, sampler: SharedSampler, ranks: Ranks, sharded: Sequence[ShardedReward] = ()
+    ):
+        self.pool, self.sampler, self.ranks, self.sharded = rewards, sampler, ranks, sharded
+        self.rewards = rewards.rewards | {reward.name: reward.settings for reward in sharded}
 
     def submit(self, index: int, group: Group) -> None:
         self.pool.submit(index, group)
@@ -85,7 +89,10 @@ class SharedRewards:
         Raises:
             RewardError: where a reward failed on more of this process's rows than its settings allow.
         """
-        own = _Part.of(self.pool.gather(rollout, progress)) if rollout.groups else None
+        scored = self.pool.gather(rollout, progress) if rollout.groups else None
+        for reward in self.sharded:
+            scored = reward.add(scored, rollout, progress)
+        own = None if scored is None else _Part.of(scored)
         parts = [part for part in self.ranks.gather(own) if part is not None]
         prompts = iter(self.sampler.asked)
         return concatenate([part.scored(prompts, rollout) for part in parts])

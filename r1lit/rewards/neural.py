@@ -6,10 +6,14 @@ workers of other rewards start without torch.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from r1lit.distributed.launch import launched
 from r1lit.text.replies import PARTS, ReplyEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FLOOR = 2.0
 """A completion without anything to judge scores at most this many standard deviations below the model's mean."""
@@ -18,7 +22,7 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-class _NeuralReward:
+class NeuralReward:
     """The scores of a reward model, one a completion.
 
     A completion that holds nothing of the part that is judged, reasoning that was never closed for instance, is given
@@ -35,6 +39,8 @@ class _NeuralReward:
         squash: give the sigmoid of the score, in (0, 1).
         template: of plain prompts; null is what the model was trained with, or the tokenizer's chat template for a
             model of another maker.
+        place: puts the model where it computes, in place of ``device``; for `r1lit.rewards.sharded`, not for a
+            configuration.
 
     Raises:
         ValueError: for a model that cannot be loaded, or that was trained to see another part than it would be shown.
@@ -51,6 +57,7 @@ class _NeuralReward:
         normalize: bool = False,
         squash: bool = False,
         template: str | None = None,
+        place: Callable[[PreTrainedModel], object] | None = None,
     ):
         import torch
 
@@ -65,20 +72,23 @@ class _NeuralReward:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda, but torch sees no GPU; set device=auto")
         try:
-            self._model, tokenizer, self._scoring = load_reward_model(ModelSettings(path=model, dtype=dtype))
+            self.model, tokenizer, self._scoring = load_reward_model(ModelSettings(path=model, dtype=dtype))
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace("model.path=", "model=")) from error
         self._refuse(model, normalize)
-        # The workers of each of a run's processes share that process's GPU.
-        gpu = torch.device("cuda", launched().local_rank)
-        self._model.to(gpu if device != "cpu" and torch.cuda.is_available() else "cpu")
+        if place is None:
+            # The workers of each of a run's processes share that process's GPU.
+            gpu = torch.device("cuda", launched().local_rank)
+            self.model.to(gpu if device != "cpu" and torch.cuda.is_available() else "cpu")
+        else:
+            place(self.model)
         self._batch_size, self._normalize, self._squash = batch_size, normalize, squash
         self._score_rows, self._sigmoid = score_rows, torch.sigmoid
         kept = self._scoring.template if self._scoring else None
         # A model of another maker was trained on conversations; one without a chat template on text as it stands.
         self._as_messages = (template or kept) is None and bool(tokenizer.chat_template)
         self._encoder = ReplyEncoder(tokenizer, template or kept or "none")
-        self._positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         # What torch sets up at its first pass is then no part of what a call may cost.
         self(["?"], ["!"])
 
@@ -95,7 +105,7 @@ class _NeuralReward:
         seen = self._seen(completions, answers)
         rows = [self._row(prompt, text or "") for prompt, text in zip(prompts, seen, strict=True)]
         fits = [number for number, row in enumerate(rows) if self._positions is None or len(row) <= self._positions]
-        scores = self._score_rows(self._model, [rows[number] for number in fits], self._batch_size)
+        scores = self._score_rows(self.model, [rows[number] for number in fits], self._batch_size)
         given: list[float | None] = [None] * len(rows)
         for number, score in zip(fits, scores, strict=True):
             given[number] = self._given(score, nothing=seen[number] is None)
@@ -130,7 +140,7 @@ class _NeuralReward:
             )
 
 
-class Preference(_NeuralReward):
+class Preference(NeuralReward):
     """How helpful the final answer is; it never sees the reasoning, so it cannot disturb it."""
 
     part = "answer"
@@ -139,7 +149,7 @@ class Preference(_NeuralReward):
         return super()._seen(completions, None) if answers is None else answers
 
 
-class Harmlessness(_NeuralReward):
+class Harmlessness(NeuralReward):
     """How harmless the whole response is, the reasoning included."""
 
     part = "response"

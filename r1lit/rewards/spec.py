@@ -46,6 +46,9 @@ class RewardSettings(Settings):
 
     neural: bool = False
     """A model judges, not a rule. Targets in ``r1lit.rewards.neural`` are known to; others say it here."""
+    sharded: bool = False
+    """Hold a reward of ``r1lit.rewards.neural`` in the training's own processes, in shards as the policy is
+    (``trainer=fsdp``), rather than whole in each worker."""
     on_reasoning: bool = False
     """Let a neural reward judge prompts whose answers a rule can verify, which is refused otherwise."""
 

@@ -12,6 +12,8 @@ from r1lit.models.attention import needs_cuda
 from r1lit.models.files import EMBEDDED, path_problem
 from r1lit.models.memory import compiler_problem
 from r1lit.modules.optimizer import lossy_problem
+from r1lit.rewards.neural_rules import NEURAL
+from r1lit.rewards.spec import RewardSettings
 from r1lit.settings import Settings
 from r1lit.stages.settings import TrainerSettings
 
@@ -22,8 +24,10 @@ SHARED_OUT = frozenset({"fit", "sft", "reward_model", "evaluate", "preflight"})
 """Stages that several processes can run together."""
 
 
-def machine_problems(stage: str, sections: Mapping[str, Settings]) -> Iterator[str]:
-    """All of it; ``sections`` are those whose settings could be read."""
+def machine_problems(
+    stage: str, sections: Mapping[str, Settings], rewards: Mapping[str, RewardSettings]
+) -> Iterator[str]:
+    """All of it; ``sections`` and ``rewards`` are those whose settings could be read."""
     yield from _device_problems(sections)
     profiled = sections.get("profile")
     stage_of = profiled.of if stage == "profile" and profiled is not None else stage
@@ -33,6 +37,7 @@ def machine_problems(stage: str, sections: Mapping[str, Settings]) -> Iterator[s
             yield f"trainer={trainer.strategy}, but stage=profile looks at one process; set trainer=single"
         yield from _launch_problems(stage, trainer, launched())
         yield from _alone_problems(stage_of, trainer, sections, launched())
+        yield from _sharded_problems(stage, trainer, sections, rewards)
 
 
 def _device_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
@@ -113,4 +118,31 @@ def _alone_problems(
         yield (
             f"rollout.kind={rollout.kind}, but its weights are pushed whole by one process, and this is {found}; set "
             "rollout=transformers, or trainer=single"
+        )
+
+
+def _sharded_problems(
+    stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings], rewards: Mapping[str, RewardSettings]
+) -> Iterator[str]:
+    """Rewards held in shards that cannot be."""
+    sharded = {name: reward for name, reward in rewards.items() if reward.sharded}
+    for name, reward in sharded.items():
+        asked = f"reward.{name}.sharded=true"
+        if not reward.dotted_path.startswith(NEURAL):
+            yield f"{asked}, but {reward.dotted_path} is no model of {NEURAL.rstrip('.')}; set it to false"
+        if trainer.strategy != "fsdp" or stage not in SHARED_OUT:
+            yield (
+                f"{asked}, but trainer={trainer.strategy} with stage={stage} holds nothing in shards; set it to false, "
+                "or trainer=fsdp"
+            )
+        rollout = sections.get("rollout")
+        if rollout is not None and rollout.staleness:
+            yield (
+                f"{asked} with rollout.staleness={rollout.staleness}: the processes would score and learn at once; set "
+                "the former to false, or the latter to 0"
+            )
+    if sharded and len(sharded) == len(rewards):
+        yield (
+            f"every reward is held in shards ({', '.join(sharded)}), but completions go by the worker processes too; "
+            "add a rule such as format, or set one's sharded=false"
         )

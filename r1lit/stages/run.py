@@ -136,7 +136,7 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     problems += _reward_problems(config, rewards)
     problems += alarm_problems(rewards, sections["alarms"]) if "alarms" in sections else []
     problems += _stage_problems(config, sections)
-    problems += machine_problems(config.get("stage", "fit"), sections)
+    problems += machine_problems(config.get("stage", "fit"), sections, rewards)
     problems += _rollout_problems(sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)

@@ -23,6 +23,7 @@ from r1lit.rewards.code_tests import suite_problem
 from r1lit.rewards.gold import gold_problem
 from r1lit.rewards.neural_rules import neural_problem
 from r1lit.rewards.pool import RewardPool
+from r1lit.rewards.sharded import ShardedReward
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rewards.targets import plugin_paths
 from r1lit.rollout.build import build_sampler, require_sampler
@@ -111,7 +112,21 @@ def placed(run: Run, model: M) -> M:
 
 def reward_pool(run: Run) -> RewardPool:
     """The processes that score, able to import drop-in rewards."""
-    return RewardPool(run.rewards, workers=run.command.workers, plugin_paths=plugin_paths())
+    rewards = {name: settings for name, settings in run.rewards.items() if not settings.sharded}
+    return RewardPool(rewards, workers=run.command.workers, plugin_paths=plugin_paths())
+
+
+def sharded_rewards(run: Run) -> list[ShardedReward]:
+    """The rewards that are held in shards as the policy is.
+
+    Raises:
+        ConfigError: with the reason, where one cannot be loaded.
+    """
+    asked = {name: settings for name, settings in run.rewards.items() if settings.sharded}
+    try:
+        return [ShardedReward(name, settings, ranks_of(run), partial(placed, run)) for name, settings in asked.items()]
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"reward of sharded=true: {error}"]) from error
 
 
 def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -167,7 +182,8 @@ def _shared(run: Run, bench: Workbench) -> Workbench:
     held = holding(bench.policy, ranks, whole=bool(asked))
     sampler = SharedSampler(bench.sampler, ranks, held, device_of(run.trainer.accelerator))
     gathered = bool(asked) if is_sharded(bench.policy) else None
-    return replace(bench, sampler=sampler, rewards=SharedRewards(bench.rewards, sampler, ranks), gathered=gathered)
+    rewards = SharedRewards(bench.rewards, sampler, ranks, sharded_rewards(run))
+    return replace(bench, sampler=sampler, rewards=rewards, gathered=gathered)
 
 
 def _prompts(run: Run, tokenizer: PreTrainedTokenizerBase) -> LoadedPrompts:
