@@ -94,8 +94,6 @@ def _alone_problems(
     if model is None or rollout is None or optimizer is None or stage not in SHARED_OUT:
         return
     if trainer.strategy == "fsdp" and stage in TRAINS:
-        if model.lora.rank:
-            yield f"model.lora.rank={model.lora.rank}, but trainer=fsdp shards whole weights; set trainer=ddp"
         if optimizer.kind != "adamw":
             yield (
                 f"optimizer.kind={optimizer.kind}, but with trainer=fsdp its state could not be resumed; set "

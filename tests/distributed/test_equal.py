@@ -66,6 +66,9 @@ SCORER = (
     "data.limit=12",
 )
 
+# Adapters on a base in bfloat16 would round otherwise in one pass than in two; a mixture of both is in four bits.
+LORA = ("model.lora.rank=4", "optimizer.lr=1e-2")
+
 SHARED = {
     "grpo": {
         "ddp": ("trainer=ddp",),
@@ -75,6 +78,13 @@ SHARED = {
         "hybrid": ("trainer=fsdp", "trainer.replicas=2"),
     },
     "sft": {"ddp": ("trainer=ddp",), "fsdp": ("trainer=fsdp",)},
+    "grpo_lora": {
+        "ddp": ("trainer=ddp",),
+        "whole": ("trainer=fsdp", "trainer.gather_for_sampling=true", "model.activation_checkpointing=full"),
+        "in_step": ("trainer=fsdp", "trainer.gather_for_sampling=false", "trainer.cpu_offload=true"),
+    },
+    "sft_lora": {"fsdp": ("trainer=fsdp",)},
+    "sft_qlora": {"fsdp": ("trainer=fsdp",)},
     "scorer": {"fsdp": ("trainer=fsdp",)},
 }
 """By stage: how two processes do it, by name."""
@@ -86,7 +96,15 @@ OF_TIME = ("time/", "perf/")
 def runs(tmp_path_factory) -> Path:
     """A folder of every run, each stage's ``alone`` beside what it is to equal."""
     folder = tmp_path_factory.mktemp("runs")
-    stages = {"grpo": GRPO, "sft": (*SFT, f"data.path={demonstrations(folder)}"), "scorer": SCORER}
+    sft = (*SFT, f"data.path={demonstrations(folder)}")
+    stages = {
+        "grpo": GRPO,
+        "sft": sft,
+        "scorer": SCORER,
+        "grpo_lora": (*GRPO, *LORA, "algorithm.kl_coef=0.1"),
+        "sft_lora": (*sft, *LORA, "model.lora.merge=false"),
+        "sft_qlora": (*sft, *LORA, "model.quantization=nf4"),
+    }
     run_cases(folder, {f"{stage}_alone": common for stage, common in stages.items()})
     cases = {
         f"{stage}_{name}": (*common, *own) for stage, common in stages.items() for name, own in SHARED[stage].items()
