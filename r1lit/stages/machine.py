@@ -93,12 +93,6 @@ def _alone_problems(
     model, rollout, optimizer = (sections.get(name) for name in ("model", "rollout", "optimizer"))
     if model is None or rollout is None or optimizer is None or stage not in SHARED_OUT:
         return
-    if trainer.strategy == "fsdp" and stage in TRAINS:
-        if optimizer.kind != "adamw":
-            yield (
-                f"optimizer.kind={optimizer.kind}, but with trainer=fsdp its state could not be resumed; set "
-                "optimizer.kind=adamw, or trainer=ddp"
-            )
     if launch.size == 1 and trainer.strategy != "fsdp":
         return
     found = f"trainer={trainer.strategy} in {launch.size} processes"

@@ -1,0 +1,89 @@
+"""Runs that go on from shards of adapters, and of an optimiser's moments in 8 bits, in as many processes or in others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shared_runs import run_cases, share_cases
+from torch import distributed
+
+from r1lit.callbacks.checkpointing import checkpoints
+from r1lit.distributed.shards import stored_names, stored_shapes
+from r1lit.settings import ConfigError
+
+SFT = (
+    "trainer.accelerator=cpu",
+    "logger=none",
+    "experiment=sft",
+    "sft.batch_size=5",
+    "sft.micro_batch_tokens=100",
+    "trainer.checkpoint_every=1",
+    "evaluation.enabled=false",
+    "optimizer.schedule=constant",
+    # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
+    "optimizer.eps=1e-4",
+)
+LORA = ("model.lora.rank=4", "model.lora.merge=false", "optimizer.lr=1e-2")
+LEAN = ("optimizer.kind=adamw_8bit", "optimizer.lr=1e-3")
+SHARDS = "trainer=fsdp"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Iterator[Path]:
+    """A folder of runs of two steps: ``alone`` in one process, ``whole`` in two, ``resumed`` in two after each, ``grown``
+    in one process at first and ``shrunk`` in one at last; and ``start``, of no step."""
+    folder = tmp_path_factory.mktemp("runs")
+    path = folder / "demonstrations.jsonl"
+    path.write_text("".join(f'{{"prompt": "What is {n}+1?", "response": "{n + 1}{"." * n}"}}\n' for n in range(13)))
+    common = (*SFT, f"data.path={path}")
+    lora, lean = (*common, *LORA), (*common, *LEAN)
+    two, one = ("sft.steps=2",), ("sft.steps=1",)
+    run_cases(
+        folder,
+        {"lora_alone": (*lora, *two), "lean_alone": (*lean, *two), "lean_grown": (*lean, SHARDS, *one)},
+    )
+    share_cases(
+        folder,
+        {"lora_whole": (*lora, SHARDS, *two), "lean_whole": (*lean, SHARDS, *two), "lean_again": (*lean, SHARDS, *one)},
+        {name: (*lean, SHARDS, *two, f"resume={folder / name}") for name in ("lean_again", "lean_grown")},
+    )
+    for name, how in (("lora", lora), ("lean", lean)):
+        shrunk = shutil.copytree(folder / f"{name}_whole", folder / f"{name}_shrunk")
+        shutil.rmtree(checkpoints(shrunk)[-1])
+        run_cases(folder, {shrunk.name: (*how, SHARDS, *two, f"resume={shrunk}")})
+    yield folder
+    distributed.destroy_process_group()
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    (file,) = (run / "model").glob("*.safetensors")
+    return load_file(file)
+
+
+def test_a_checkpoint_of_adapters_holds_nothing_else_and_any_number_goes_on_from_it(runs):
+    for checkpoint in checkpoints(runs / "lora_whole"):
+        shapes = stored_shapes(checkpoint, "model.")
+        assert len(shapes) == 28 and all("lora_" in name for name in shapes)
+        assert sum(shape.numel() for shape in shapes.values()) == 23_552
+    expected = weights(runs / "lora_alone")
+    for name in ("lora_whole", "lora_shrunk"):
+        torch.testing.assert_close(weights(runs / name), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_8_bit_moments_are_taken_up_bit_for_bit_by_as_many(runs):
+    names = stored_names(checkpoints(runs / "lean_whole")[-1])
+    assert any(name.endswith("exp_avg.part1.codes") for name in names)
+    expected, found = weights(runs / "lean_whole"), weights(runs / "lean_again")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("name", ["whole", "shrunk", "grown"])
+def test_8_bit_moments_are_taken_up_by_more_and_by_fewer(runs, name):
+    """All else but the moments is exact, and those are rounded in other blocks."""
+    expected, found = weights(runs / "lean_alone"), weights(runs / f"lean_{name}")
+    print(name, max(float((found[n]-expected[n]).abs().max()) for n in expected))
