@@ -3,8 +3,8 @@
 torchao cuts the part of a moment that a process holds into blocks of 256 numbers, each with a scale of its own, and
 leaves a part that does not come out even, or is small, as it is. What a part is made of so depends on how many there
 are, and a checkpoint holds each by itself: the same number of processes takes them up bit for bit. For another number
-they are cut anew. Where the cuts lie between blocks, as in a matrix whose rows are multiples of 256 numbers, that is
-exact too; elsewhere a moment is rounded to 8 bits once more, as every update rounds it.
+they are cut anew, which is exact too but where a part that was as it is goes into blocks: then the numbers are rounded
+to 8 bits, as the next update would round them.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ def lossy_problem(what: str) -> str:
 def other_kind_problem(asked: str, saved: str) -> str:
     """That an optimiser cannot go on from another's state, and what to do instead."""
     return (
-        f"optimizer.kind={asked}, but the checkpoint holds the state of {saved}; set optimizer.kind={saved} to go on, or "
-        "start a new run from the run's model"
+        f"optimizer.kind={asked}, but the checkpoint holds the state of {saved}; set optimizer.kind={saved} to go on, "
+        "or start a new run from the run's model"
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs that go on from shards of adapters, and of an optimiser's moments in 8 bits, in as many processes or in others."""
+"""Runs that go on from shards of adapters, and of moments in 8 bits, in as many processes, in more and in fewer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from composing import run_of
 from safetensors.torch import load_file
 from shared_runs import run_cases, share_cases
 from torch import distributed
 
 from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.distributed.shards import stored_names, stored_shapes
+from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.settings import ConfigError
+from r1lit.stages.training import require_fitting
 
 SFT = (
     "trainer.accelerator=cpu",
@@ -35,8 +38,8 @@ SHARDS = "trainer=fsdp"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Iterator[Path]:
-    """A folder of runs of two steps: ``alone`` in one process, ``whole`` in two, ``resumed`` in two after each, ``grown``
-    in one process at first and ``shrunk`` in one at last; and ``start``, of no step."""
+    """A folder of runs of two steps: ``alone`` in one process, ``whole`` in two, ``again`` in two that start anew
+    between the steps, ``grown`` in one at first, ``shrunk`` in one at last."""
     folder = tmp_path_factory.mktemp("runs")
     path = folder / "demonstrations.jsonl"
     path.write_text("".join(f'{{"prompt": "What is {n}+1?", "response": "{n + 1}{"." * n}"}}\n' for n in range(13)))
@@ -49,7 +52,12 @@ def runs(tmp_path_factory) -> Iterator[Path]:
     )
     share_cases(
         folder,
-        {"lora_whole": (*lora, SHARDS, *two), "lean_whole": (*lean, SHARDS, *two), "lean_again": (*lean, SHARDS, *one)},
+        {
+            "lora_whole": (*lora, SHARDS, *two),
+            "lean_whole": (*lean, SHARDS, *two),
+            "lean_again": (*lean, SHARDS, *one),
+            "lean_ddp": (*lean, "trainer=ddp", *two),
+        },
         {name: (*lean, SHARDS, *two, f"resume={folder / name}") for name in ("lean_again", "lean_grown")},
     )
     for name, how in (("lora", lora), ("lean", lean)):
@@ -82,8 +90,16 @@ def test_8_bit_moments_are_taken_up_bit_for_bit_by_as_many(runs):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("name", ["whole", "shrunk", "grown"])
-def test_8_bit_moments_are_taken_up_by_more_and_by_fewer(runs, name):
-    """All else but the moments is exact, and those are rounded in other blocks."""
-    expected, found = weights(runs / "lean_alone"), weights(runs / f"lean_{name}")
-    print(name, max(float((found[n]-expected[n]).abs().max()) for n in expected))
+@pytest.mark.parametrize("name", ["ddp", "whole", "shrunk", "grown"])
+def test_8_bit_moments_move_the_weights_alike_in_any_number_of_processes(runs, name):
+    """All but the rounding of the moments is exact, and small matrices are rounded in one process alone."""
+    alone = weights(runs / "lean_alone")
+    states = (load_policy(ModelSettings())[0].state_dict(), alone, weights(runs / f"lean_{name}"))
+    start, expected, found = (torch.cat([state[key].flatten() for key in alone]) for state in states)
+    assert (found - expected).norm() < 2e-3 * (expected - start).norm()
+
+
+def test_another_optimiser_does_not_go_on_and_says_so_before_anything_is_loaded(runs):
+    run = run_of(runs / "lean_whole", *SFT, SHARDS, f"data.path={runs / 'demonstrations.jsonl'}", "optimizer.kind=adamw")
+    with pytest.raises(ConfigError, match=r"kind=adamw, but the checkpoint holds the state of adamw_8bit; set"):
+        require_fitting(run, checkpoints(runs / "lean_whole")[-1])
