@@ -90,8 +90,8 @@ def _alone_problems(
     stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings], launch: Launch
 ) -> Iterator[str]:
     """What has been proven of whole models in one process alone, and is refused in shards or in several."""
-    model, rollout, optimizer = (sections.get(name) for name in ("model", "rollout", "optimizer"))
-    if model is None or rollout is None or optimizer is None or stage not in SHARED_OUT:
+    rollout = sections.get("rollout")
+    if rollout is None or stage not in SHARED_OUT:
         return
     if launch.size == 1 and trainer.strategy != "fsdp":
         return
