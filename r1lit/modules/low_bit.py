@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def torchao_missing() -> bool:
@@ -46,6 +47,11 @@ def adamw_8bit() -> type[torch.optim.Optimizer]:
 
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, bf16_stochastic_round=True, **kwargs)
+
+        @staticmethod
+        def _subclass_zeros(p: Tensor, signed: bool, block_size: int) -> Tensor:
+            # What torchao pretends the codes to be: the weight's dtype, which it forgets where that is sharded.
+            return OptimState8bit.zeros(p.shape, signed, block_size, p.device, dtype=torch.float32)
 
         def step(self, closure: Any = None) -> Any:
             device = self.param_groups[0]["params"][0].device
