@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -22,7 +22,9 @@ from transformers import PreTrainedModel
 from r1lit.models.forward import FORWARD
 from r1lit.models.loading import clone_frozen
 from r1lit.models.logprobs import head_of
+from r1lit.models.lora import adapted, merged_weight, plain_names
 from r1lit.models.memory import decoder_layers
+from r1lit.models.quantization import packings, set_packings
 
 M = TypeVar("M", bound=PreTrainedModel)
 
@@ -66,11 +68,13 @@ class Sharding:
         policy: OffloadPolicy = OffloadPolicy()
         if self.offload:
             policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+        packed = packings(model)
         for layer in layers:
             fully_shard(layer, mesh=self.mesh, offload_policy=policy)
         # By default a whole model's own parameters stay gathered after a pass, which a backward pass ends. After one
         # without, an optimiser would be given what is no shard, and the next update would go unseen.
         fully_shard(model, mesh=self.mesh, offload_policy=policy, reshard_after_forward=True)
+        set_packings(model, packed)
         for module in sharded_modules(model):
             # gloo can sum, but neither average nor scale.
             module.set_force_sum_reduction_for_comms(True)
@@ -124,16 +128,35 @@ def prove_head(model: PreTrainedModel) -> None:
         head_of(model)
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+def whole_weights(model: nn.Module, merge: bool = True) -> dict[str, Tensor] | None:
     """A sharded model's whole weights, on the first process's host, empty on the others; None for any other model.
 
-    Those that are tied come once. All processes are to ask for them.
+    Those that are tied come once. Of a model with adapters they are what they make of its weights or, without
+    ``merge``, the adapters alone. All processes are to ask for them.
     """
     if not is_sharded(model):
         return None
+    if adapted(model) and merge:
+        return _merged_layer_by_layer(model)
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - dict(model.named_parameters()).keys()
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return {name: tensor for name, tensor in weights.items() if name not in tied}
+
+
+def _merged_layer_by_layer(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Every plain weight with its adapters added; tied ones under all their names."""
+    left, weights = plain_names(model), {}
+    places = {name: module for name, module in model.named_modules() if isinstance(module, FSDPModule)}
+    # The longest name first: what no layer holds is left to the model itself.
+    for place, module in sorted(places.items(), key=lambda item: -len(item[0])):
+        own = [name for name in left if name.startswith(f"{place}." if place else "")]
+        left = [name for name in left if name not in own]
+        module.unshard()
+        if distributed.get_rank() == 0:
+            # A copy: what was gathered is gone with the layer.
+            weights |= {name: merged_weight(model, name).to("cpu", copy=True) for name in own}
+        module.reshard()
+    return weights
 
 
 def computing_device(model: PreTrainedModel) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from r1lit.distributed.plan import computing_device, is_sharded, sharded_modules
 from r1lit.distributed.ranks import Ranks
+from r1lit.models.lora import trained_parameters
 
 ASK_EVERY = 8
 """Passes between two questions whether anyone is still decoding: asking waits for the slowest."""
@@ -20,7 +21,7 @@ SHARE_OF_MEMORY = 0.5
 """A model is gathered whole where that takes at most this share of the memory that is left; the cache takes more."""
 
 STATES = 4
-"""Shards that are still to come beside the weights: gradients, two moments, the reference."""
+"""Shards that are still to come of what is trained: gradients, two moments, the reference."""
 
 Holding = Callable[[], AbstractContextManager[None]]
 
@@ -46,15 +47,18 @@ def fits(model: nn.Module, ranks: Ranks, local_size: int) -> bool:
         ranks: asks all of them.
         local_size: processes that share the host's memory.
     """
-    width = next(model.parameters()).element_size()
-    whole = width * sum(parameter.numel() for parameter in model.parameters())
+    whole = _bytes(model.parameters())
     device = computing_device(model)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local_size
-    room = SHARE_OF_MEMORY * (free - STATES * whole / ranks.size)
+    room = SHARE_OF_MEMORY * (free - STATES * _bytes(trained_parameters(model)) / ranks.size)
     return ranks.largest(int(whole > room)) == 0
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ loaded with ``weights_only``; the index, which is a pickle, may name nothing but
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,32 @@ def stored_names(folder: Path) -> set[str]:
     return set(_Reader(folder).names())
 
 
+class OwnReader:
+    """Reads a directory for this process alone, whatever the others ask for; it reads the index once."""
+
+    def __init__(self, folder: Path):
+        self._reader = _Reader(folder)
+        self._stored = self._reader.read_metadata().state_dict_metadata
+
+    def shapes(self, names: Iterable[str]) -> dict[str, torch.Size]:
+        """Those of some tensors, where they are there."""
+        return {name: self._stored[name].size for name in names if name in self._stored}
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Some tensors, whole, on the host."""
+        known = {name: self._stored[name] for name in names}
+        found = {name: torch.empty(stored.size, dtype=stored.properties.dtype) for name, stored in known.items()}
+        self.fill(found)
+        return found
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put what is stored into tensors of the same shapes."""
+        with warnings.catch_warnings():
+            # torch says that it takes the others to be away, which is what is meant.
+            warnings.simplefilter("ignore")
+            checkpoint.load(dict(tensors), storage_reader=self._reader, no_dist=True)
+
+
 def read_rest(folder: Path) -> dict[str, Any]:
     """What is no sharded tensor."""
     return torch.load(folder / REST, map_location="cpu", weights_only=True)
@@ -84,10 +112,13 @@ class _Reader(FileSystemReader):
         return list(self.read_metadata().state_dict_metadata)
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        self._index.storage_meta.load_id = self.load_id
+        return self._index
+
+    @cached_property
+    def _index(self) -> Metadata:
         with (Path(self.path) / INDEX).open("rb") as file:
-            metadata = _Index(file).load()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+            return _Index(file).load()
 
 
 class _Index(pickle.Unpickler):

@@ -15,11 +15,16 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
+from r1lit.distributed.block_moments import parts_of, take_up
 from r1lit.distributed.launch import Launch
 from r1lit.distributed.shards import REST, load_shards, read_rest, save_shards, stored_names
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+SETTING = "param_groups."
+"""What the names of an optimiser's settings begin with; the others are of its state, which is tensors."""
 
 
 class Started(ClusterEnvironment):
@@ -89,14 +94,17 @@ class Sharded(ModelParallelStrategy):
         folder, model = Path(filepath), checkpoint.pop("state_dict")
         states = checkpoint.pop("optimizer_states")
         tensors = {f"model.{name}": value for name, value in model.items()}
-        tensors |= {f"optimizer.{name}": value for name, value in _tensors(states[0]).items()}
+        moments, further = self._parted(states[0])
+        tensors |= further | parts_of(moments)
         if self.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
         self.barrier()
         save_shards(folder, tensors)
         if self.is_global_zero:
-            settings = {name: value for name, value in states[0].items() if not isinstance(value, Tensor)}
-            torch.save(checkpoint | {"optimizer_settings": settings}, folder / REST)
+            settings = {name: value for name, value in states[0].items() if name.startswith(SETTING)}
+            # One may be a number in one run, and a tensor in the next.
+            numbers = {name: value.item() for name, value in settings.items() if isinstance(value, Tensor)}
+            torch.save(checkpoint | {"optimizer_settings": settings | numbers}, folder / REST)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Fill model and optimiser; gives the rest.
@@ -114,11 +122,16 @@ class Sharded(ModelParallelStrategy):
         rest = read_rest(folder)
         (optimizer,) = self.optimizers
         state = self.optimizer_state(optimizer)
-        tensors = {f"optimizer.{name}": value for name, value in _tensors(state).items()}
+        moments, tensors = self._parted(state)
         load_shards(folder, model | tensors)
+        take_up(folder, moments)
         get = {name.removeprefix("model."): value for name, value in model.items()}
         self.model.load_state_dict(get, strict=False)
-        settings = {name: value for name, value in rest.pop("optimizer_settings").items() if name in state}
+        settings = {
+            name: torch.full_like(state[name], value) if isinstance(state[name], Tensor) else value
+            for name, value in rest.pop("optimizer_settings").items()
+            if name in state
+        }
         set_optimizer_state_dict(self.model, optimizer, state | settings, options=FLAT)
         return rest
 
@@ -126,9 +139,13 @@ class Sharded(ModelParallelStrategy):
         """Its state by the parameters' names."""
         return get_optimizer_state_dict(self.model, getattr(optimizer, "_optimizer", optimizer), options=FLAT)
 
-
-def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    def _parted(self, state: dict[str, Any]) -> tuple[dict[str, DTensor], dict[str, Tensor]]:
+        """The moments of an optimiser that holds each process's part in a way of its own, and its further state."""
+        (optimizer,) = self.optimizers
+        by_part = getattr(getattr(optimizer, "_optimizer", optimizer), "moments_by_part", False)
+        tensors = {f"optimizer.{name}": value for name, value in state.items() if not name.startswith(SETTING)}
+        moments = {name: value for name, value in tensors.items() if by_part and isinstance(value, DTensor)}
+        return moments, {name: value for name, value in tensors.items() if name not in moments}
 
 
 def strategy_of(kind: str, launch: Launch) -> Any:

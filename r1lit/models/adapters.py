@@ -125,14 +125,14 @@ def save_weights(
     if not adapted(model):
         model.save_pretrained(folder, state_dict=weights)
     elif merge:
-        save_merged(model, folder)
+        save_merged(model, folder, weights)
     else:
-        save_adapters(model, folder)
+        save_adapters(model, folder, weights)
 
 
-def save_adapters(model: PreTrainedModel, folder: Path) -> None:
+def save_adapters(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a model's adapters in PEFT's format; their base is named by the place that it was loaded from."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     path = folder / CONFIG
     config = json.loads(path.read_text())
     base = Path(config["base_model_name_or_path"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from r1lit.models.quantization import dense, unpacked_size
+from r1lit.models.quantization import dense, held_weight, unpacked_size
 from r1lit.settings import Settings
 
 ALL_LINEAR = "all-linear"
@@ -169,30 +169,44 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     return sum(map(unpacked_size, trained_parameters(model))), sum(map(unpacked_size, model.parameters()))
 
 
-def save_merged(model: PreTrainedModel, folder: str | os.PathLike) -> None:
+def save_merged(
+    model: PreTrainedModel, folder: str | os.PathLike, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Write the model as any tool knows it: the adapters added to the weights, and the weights unpacked.
 
     The model itself is left as it is: to add adapters and to take them away again would not give the same weights.
+    ``weights`` are the merged ones of a sharded model.
     """
     whole = _bare(model)
-    whole.load_state_dict({name: value.cpu() for name, value in merged_weights(model)}, assign=True)
+    merged = merged_weights(model) if weights is None else weights.items()
+    whole.load_state_dict({name: value.cpu() for name, value in merged}, assign=True)
     whole.tie_weights()
     if model.can_generate():
         whole.generation_config = model.generation_config
     whole.save_pretrained(folder)
 
 
-@torch.no_grad()
 def merged_weights(model: PreTrainedModel, tied: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Every weight by the name that the plain architecture gives it, the adapters' part added, one after the other;
     one that is tied to another too, or under one of its names alone."""
+    for name in plain_names(model, tied):
+        yield name, merged_weight(model, name)
+
+
+def plain_names(model: PreTrainedModel, tied: bool = True) -> list[str]:
+    """The names that the plain architecture gives its weights; of those that are tied all, or one alone."""
     bare = _bare(model)
-    for name in bare.state_dict() if tied else dict(bare.named_parameters()):
-        weight, adapters = _parts(model, name)
-        deltas = [layer.get_delta_weight(adapter) for layer in adapters for adapter in layer.active_adapters]
-        value = dense(weight).detach()
-        # The sum is taken in the adapters' precision, and rounded once.
-        yield name, sum(deltas, value.float()).to(value.dtype) if deltas else value
+    return list(bare.state_dict() if tied else dict(bare.named_parameters()))
+
+
+@torch.no_grad()
+def merged_weight(model: PreTrainedModel, name: str) -> Tensor:
+    """One weight by its plain name, the adapters' part added."""
+    weight, adapters = _parts(model, name)
+    deltas = [layer.get_delta_weight(adapter) for layer in adapters for adapter in layer.active_adapters]
+    value = dense(weight).detach()
+    # The sum is taken in the adapters' precision, and rounded once.
+    return sum(deltas, value.float()).to(value.dtype) if deltas else value
 
 
 def _parts(model: PreTrainedModel, name: str) -> tuple[Tensor, list[nn.Module]]:
@@ -204,7 +218,7 @@ def _parts(model: PreTrainedModel, name: str) -> tuple[Tensor, list[nn.Module]]:
         if kind == getattr(layer, "parameter_name", "weight"):
             adapters.append(layer)
         layer = layer.base_layer
-    return getattr(layer, kind), adapters
+    return held_weight(layer, kind), adapters
 
 
 def _require_mergeable(model: PreTrainedModel, settings: LoraSettings) -> None:

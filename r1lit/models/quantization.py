@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -52,6 +52,26 @@ def keep_one_arithmetic(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def packings(model: nn.Module) -> dict[str, Any]:
+    """How the packed parameters are packed, by name; to be told to what takes their place (`set_packings`)."""
+    found = ((name, getattr(parameter, "quant_state", None)) for name, parameter in model.named_parameters())
+    return {name: state for name, state in found if state is not None}
+
+
+def set_packings(model: nn.Module, packings: Mapping[str, Any]) -> None:
+    """Tell parameters how they are packed."""
+    for name, state in packings.items():
+        model.get_parameter(name).quant_state = state
+
+
+def held_weight(layer: nn.Module, kind: str) -> Tensor:
+    """A layer's parameter, which knows how it is packed; gathered from shards, it has lost that, and its layer not."""
+    weight, state = getattr(layer, kind), getattr(layer, "quant_state", None)
+    if kind == "weight" and state is not None:
+        weight.quant_state = state
+    return weight
 
 
 def dense(weight: Tensor) -> Tensor:

@@ -48,9 +48,13 @@ class AdapterReference(nn.Module):
             mine.copy_(its)
         self.refreshed.fill_(True)
 
+    @torch.no_grad()
     def _swap(self, policy: PreTrainedModel) -> None:
+        """By value: what a sharded model gathers stays where it is."""
         for mine, its in zip(self.adapters, trained_parameters(policy), strict=True):
-            mine.data, its.data = its.data, mine.data
+            kept = mine.clone()
+            mine.copy_(its)
+            its.copy_(kept)
 
 
 def make_reference(

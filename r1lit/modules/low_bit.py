@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def torchao_missing() -> bool:
@@ -23,7 +24,8 @@ def adamw_8bit() -> type[torch.optim.Optimizer]:
     Moments of fewer than 4,096 numbers stay as they are. bfloat16 weights are rounded at random, up or down by their
     distance, so that many updates too small for bfloat16 move them as far as they would move a float32 weight.
 
-    What it saves is plain tensors: torch cannot load others onto the device that Lightning asks for.
+    What it saves is plain tensors: torch cannot load others onto the device that Lightning asks for. Moments of sharded
+    weights are left as they are (`r1lit.distributed.block_moments`).
     """
     from torchao.optim import AdamW8bit
     from torchao.optim.subclass_8bit import OptimState8bit
@@ -40,8 +42,16 @@ def adamw_8bit() -> type[torch.optim.Optimizer]:
         return OptimState8bit.__tensor_unflatten__(value["tensors"], value["attributes"])
 
     class ReproducibleAdamW8bit(AdamW8bit):
+        moments_by_part = True
+        """Of a sharded weight each process quantises its part, so parts are saved by themselves."""
+
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, bf16_stochastic_round=True, **kwargs)
+
+        @staticmethod
+        def _subclass_zeros(p: Tensor, signed: bool, block_size: int) -> Tensor:
+            # What torchao pretends the codes to be: the weight's dtype, which it forgets where that is sharded.
+            return OptimState8bit.zeros(p.shape, signed, block_size, p.device, dtype=torch.float32)
 
         def step(self, closure: Any = None) -> Any:
             device = self.param_groups[0]["params"][0].device

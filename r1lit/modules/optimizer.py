@@ -89,6 +89,14 @@ def lossy_problem(what: str) -> str:
     )
 
 
+def other_kind_problem(asked: str, saved: str) -> str:
+    """That an optimiser cannot go on from another's state, and what to do instead."""
+    return (
+        f"optimizer.kind={asked}, but the checkpoint holds the state of {saved}; set optimizer.kind={saved} to go on, "
+        "or start a new run from the run's model"
+    )
+
+
 def apply_settings(
     optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, settings: OptimizerSettings
 ) -> None:
@@ -101,12 +109,7 @@ def apply_settings(
     for group, shape in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
         saved = group.get("kind", "adamw")
         if saved != settings.kind:
-            raise ConfigError(
-                [
-                    f"optimizer.kind={settings.kind}, but the checkpoint holds the state of {saved}; set "
-                    f"optimizer.kind={saved} to go on, or start a new run from the run's model"
-                ]
-            )
+            raise ConfigError([other_kind_problem(settings.kind, saved)])
         matrices, lr = group["params"][0].ndim >= 2, settings.lr * shape(schedule.last_epoch)
         group |= {
             "initial_lr": settings.lr,

@@ -82,7 +82,7 @@ def write_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run
     Raises:
         StorageError: where there is no room for it, or no permission.
     """
-    weights = whole_weights(policy)
+    weights = whole_weights(policy, run.model.lora.merge)
     if not launched().first:
         return
     saved = checkpoints(run.directory)

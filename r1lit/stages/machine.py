@@ -95,17 +95,9 @@ def _alone_problems(
     stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings], launch: Launch
 ) -> Iterator[str]:
     """What has been proven of whole models in one process alone, and is refused in shards or in several."""
-    model, rollout, optimizer = (sections.get(name) for name in ("model", "rollout", "optimizer"))
-    if model is None or rollout is None or optimizer is None or stage not in SHARED_OUT:
+    rollout = sections.get("rollout")
+    if rollout is None or stage not in SHARED_OUT:
         return
-    if trainer.strategy == "fsdp" and stage in TRAINS:
-        if model.lora.rank:
-            yield f"model.lora.rank={model.lora.rank}, but trainer=fsdp shards whole weights; set trainer=ddp"
-        if optimizer.kind != "adamw":
-            yield (
-                f"optimizer.kind={optimizer.kind}, but with trainer=fsdp its state could not be resumed; set "
-                "optimizer.kind=adamw, or trainer=ddp"
-            )
     if launch.size == 1 and trainer.strategy != "fsdp":
         return
     found = f"trainer={trainer.strategy} in {launch.size} processes"

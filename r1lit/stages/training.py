@@ -21,8 +21,9 @@ from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.callbacks.throughput import Throughput
 from r1lit.data.module import StepDataModule, Stream
 from r1lit.distributed.launch import launched
-from r1lit.distributed.shards import stored_shapes
+from r1lit.distributed.shards import read_rest, stored_shapes
 from r1lit.distributed.strategies import Started, strategy_of
+from r1lit.modules.optimizer import other_kind_problem
 from r1lit.settings import ConfigError, UserError
 from r1lit.stages.loggers import steps_done
 from r1lit.stages.performance import report
@@ -164,16 +165,21 @@ def _require_same_parameters(module: lightning.LightningModule, checkpoint: str)
 
 
 def require_fitting(run: Run, checkpoint: Path) -> None:
-    """Refuse a checkpoint in shards for a whole model, and the other way round.
+    """Refuse a checkpoint in shards for a whole model, and the other way round; and one in shards of another optimiser,
+    whose state would not be found in it.
 
     Raises:
-        ConfigError: with the strategy to go on with.
+        ConfigError: with the strategy, or the optimiser, to go on with.
     """
     sharded, asked = checkpoint.is_dir(), run.trainer.strategy
     if sharded != (asked == "fsdp"):
         found = "in shards" if sharded else "whole"
         remedy = "trainer=fsdp, in one process or several" if sharded else "trainer=single or trainer=ddp"
         raise ConfigError([f"trainer={asked}, but {checkpoint} is {found}; go on with {remedy}"])
+    if sharded:
+        settings = read_rest(checkpoint)["optimizer_settings"].items()
+        for kind in {value for name, value in settings if name.endswith(".kind")} - {run.optimizer.kind}:
+            raise ConfigError([other_kind_problem(run.optimizer.kind, kind)])
 
 
 def begin(summary: Summary, checkpoint: str | None, steps: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from shared_runs import run_cases
+from shared_runs import run_cases, share_cases
 from transformers import AutoModelForCausalLM
 
 from r1lit.callbacks.recorder import read_metrics
-
-PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 
 # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
 COMMON = ("trainer.accelerator=cpu", "logger=none", "optimizer.eps=1e-4")
@@ -79,6 +75,8 @@ JUDGED = (
     "reward.preference.batch_size=2",
 )
 
+LORA = ("model.lora.rank=4", "optimizer.lr=1e-2")
+
 SHARED = {
     "grpo": {
         "ddp": ("trainer=ddp",),
@@ -88,6 +86,13 @@ SHARED = {
         "hybrid": ("trainer=fsdp", "trainer.replicas=2"),
     },
     "sft": {"ddp": ("trainer=ddp",), "fsdp": ("trainer=fsdp",)},
+    "grpo_lora": {
+        "ddp": ("trainer=ddp",),
+        "whole": ("trainer=fsdp", "trainer.gather_for_sampling=true", "model.activation_checkpointing=full"),
+        "in_step": ("trainer=fsdp", "trainer.gather_for_sampling=false", "trainer.cpu_offload=true"),
+    },
+    "sft_lora": {"fsdp": ("trainer=fsdp",)},
+    "sft_qlora": {"fsdp": ("trainer=fsdp",)},
     "scorer": {"fsdp": ("trainer=fsdp",)},
     "judged": {"sharded": ("trainer=fsdp", "reward.preference.sharded=true")},
 }
@@ -101,21 +106,21 @@ def runs(tmp_path_factory) -> Path:
     """A folder of every run, each stage's ``alone`` beside what it is to equal."""
     folder = tmp_path_factory.mktemp("runs")
     judge = f"reward.preference.model={folder / 'scorer_alone' / 'model'}"
+    sft = (*SFT, f"data.path={demonstrations(folder)}")
     stages = {
         "grpo": GRPO,
-        "sft": (*SFT, f"data.path={demonstrations(folder)}"),
+        "sft": sft,
         "scorer": SCORER,
+        "grpo_lora": (*GRPO, *LORA, "algorithm.kl_coef=0.1"),
+        "sft_lora": (*sft, *LORA, "model.lora.merge=false"),
+        "sft_qlora": (*sft, *LORA, "model.quantization=nf4"),
         "judged": (*JUDGED, judge),
     }
     run_cases(folder, {f"{stage}_alone": common for stage, common in stages.items()})
     cases = {
         f"{stage}_{name}": (*common, *own) for stage, common in stages.items() for name, own in SHARED[stage].items()
     }
-    written = folder / "cases.json"
-    written.write_text(json.dumps(cases))
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-    done = subprocess.run([*torchrun, PROGRAM, folder, written], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
+    share_cases(folder, cases)
     return folder
 
 
@@ -126,9 +131,9 @@ def demonstrations(folder: Path) -> Path:
     return path
 
 
-def pairs() -> Iterator[pytest.param]:
-    for stage, names in SHARED.items():
-        yield from (pytest.param(stage, name, id=f"{stage}-{name}") for name in names)
+def pairs(*stages: str) -> Iterator[pytest.param]:
+    for stage in stages or SHARED:
+        yield from (pytest.param(stage, name, id=f"{stage}-{name}") for name in SHARED[stage])
 
 
 def metrics(run: Path) -> list[dict]:
@@ -138,25 +143,32 @@ def metrics(run: Path) -> list[dict]:
     ]
 
 
+def exported(run: Path) -> dict[str, torch.Tensor]:
+    """A run's whole model, or its adapters."""
+    (file,) = (run / "model").glob("*.safetensors")
+    return load_file(file)
+
+
 @pytest.mark.parametrize(("stage", "name"), pairs())
 def test_losses_metrics_and_weights_are_those_of_one_process(runs, stage, name):
     alone, shared = runs / f"{stage}_alone", runs / f"{stage}_{name}"
     assert len(metrics(alone)) == (1 if stage == "judged" else 2)
     for expected, found in zip(metrics(alone), metrics(shared), strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    expected, found = (load_file(run / "model" / "model.safetensors") for run in (alone, shared))
+    expected, found = (exported(run) for run in (alone, shared))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert {path.name for path in shared.iterdir()} == {path.name for path in alone.iterdir()}
-    expected, found = (json.loads((run / "model" / "config.json").read_text()) for run in (alone, shared))
+    config = "adapter_config.json" if (alone / "model" / "adapter_config.json").exists() else "config.json"
+    expected, found = (json.loads((run / "model" / config).read_text()) for run in (alone, shared))
     # How a reward model's scores are spread, measured after training.
     for config in (expected, found):
         config.get("r1lit", {}).update(mean=None, std=None)
     assert found == expected
 
 
-@pytest.mark.parametrize("name", SHARED["grpo"])
-def test_completions_advantages_and_evaluations_are_those_of_one_process(runs, name):
-    alone, shared = runs / "grpo_alone", runs / f"grpo_{name}"
+@pytest.mark.parametrize(("stage", "name"), pairs("grpo", "grpo_lora"))
+def test_completions_advantages_and_evaluations_are_those_of_one_process(runs, stage, name):
+    alone, shared = runs / f"{stage}_alone", runs / f"{stage}_{name}"
     for step in range(2):
         expected, found = (pq.read_table(run / "completions" / f"step_{step:06d}.parquet") for run in (alone, shared))
         assert found.drop_columns("advantage") == expected.drop_columns("advantage")
