@@ -75,6 +75,27 @@ def digest(tensor: Tensor) -> int:
     return total % _MODULUS
 
 
+class Making:
+    """Weights as they are made, which takes all processes where they are sharded.
+
+    Attributes:
+        broken: True where one could not be made.
+    """
+
+    def __init__(self, weights: NamedTensors):
+        self._weights, self.broken = iter(weights), False
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[str, Tensor]:
+        try:
+            return next(self._weights)
+        except Exception as error:
+            self.broken = not isinstance(error, StopIteration)
+            raise
+
+
 class Sent:
     """Weights in the engine's dtype, their digests noted while they pass.
 

@@ -101,16 +101,9 @@ def _alone_problems(
                 f"optimizer.kind={optimizer.kind}, but with trainer=fsdp its state could not be resumed; set "
                 "optimizer.kind=adamw, or trainer=ddp"
             )
-    if launch.size == 1 and trainer.strategy != "fsdp":
-        return
-    found = f"trainer={trainer.strategy} in {launch.size} processes"
-    if rollout.staleness and stage == "fit":
+    if trainer.strategy == "fsdp" and stage == "fit" and rollout.staleness and rollout.kind == "transformers":
         yield (
-            f"rollout.staleness={rollout.staleness}, but {found} samples and learns in turn; set rollout.staleness=0, "
-            "or trainer=single"
-        )
-    if rollout.kind != "transformers" and stage != "reward_model":
-        yield (
-            f"rollout.kind={rollout.kind}, but its weights are pushed whole by one process, and this is {found}; set "
-            "rollout=transformers, or trainer=single"
+            f"rollout.staleness={rollout.staleness}, but with trainer=fsdp rollout=transformers the same shards are "
+            "gathered to sample and to learn, in turn; set rollout=vllm_server, rollout=vllm, trainer=ddp, or "
+            "rollout.staleness=0"
         )

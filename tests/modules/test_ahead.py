@@ -30,7 +30,8 @@ QUICK = (
 class Copies:
     """A sampler's weights, a copy of the policy's."""
 
-    def __init__(self):
+    def __init__(self, in_step: bool = False):
+        self.in_step = in_step
         self.weight = 0.0
 
     def load_weights(self, policy: nn.Linear) -> None:
