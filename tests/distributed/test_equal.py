@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,15 @@ SCORER = (
     "data.limit=12",
 )
 
+# A rollout of weights that are a step old, beside an evaluation; the weights move before the last is drawn.
+AHEAD = (
+    *GRPO,
+    "algorithm.steps=3",
+    "rollout.staleness=1",
+    "trainer.checkpoint_every=1",
+    "trainer.keep_checkpoints=9",
+)
+
 SHARED = {
     "grpo": {
         "ddp": ("trainer=ddp",),
@@ -74,6 +84,7 @@ SHARED = {
         "in_step": ("trainer=fsdp", "trainer.gather_for_sampling=false", "trainer.cpu_offload=true"),
         "hybrid": ("trainer=fsdp", "trainer.replicas=2"),
     },
+    "ahead": {"ddp": ("trainer=ddp",), "resumed": ("trainer=ddp",)},
     "sft": {"ddp": ("trainer=ddp",), "fsdp": ("trainer=fsdp",)},
     "scorer": {"fsdp": ("trainer=fsdp",)},
 }
@@ -86,11 +97,12 @@ OF_TIME = ("time/", "perf/")
 def runs(tmp_path_factory) -> Path:
     """A folder of every run, each stage's ``alone`` beside what it is to equal."""
     folder = tmp_path_factory.mktemp("runs")
-    stages = {"grpo": GRPO, "sft": (*SFT, f"data.path={demonstrations(folder)}"), "scorer": SCORER}
+    stages = {"grpo": GRPO, "ahead": AHEAD, "sft": (*SFT, f"data.path={demonstrations(folder)}"), "scorer": SCORER}
     run_cases(folder, {f"{stage}_alone": common for stage, common in stages.items()})
     cases = {
         f"{stage}_{name}": (*common, *own) for stage, common in stages.items() for name, own in SHARED[stage].items()
     }
+    cases["ahead_resumed"] += (f"resume={stopped(folder / 'ahead_alone', folder / 'ahead_resumed')}",)
     written = folder / "cases.json"
     written.write_text(json.dumps(cases))
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -104,6 +116,15 @@ def demonstrations(folder: Path) -> Path:
     rows = ({"prompt": f"What is {n}+1?", "response": f"It is {n + 1}{'.' * n}"} for n in range(13))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def stopped(run: Path, copy: Path) -> Path:
+    """A copy of a run as it was after its first step, while the rollout of its second was waiting."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "model")
+    for step in (2, 3):
+        (copy / "checkpoints" / f"step_{step:06d}.ckpt").unlink()
+    return copy
 
 
 def pairs() -> Iterator[pytest.param]:
@@ -121,7 +142,7 @@ def metrics(run: Path) -> list[dict]:
 @pytest.mark.parametrize(("stage", "name"), pairs())
 def test_losses_metrics_and_weights_are_those_of_one_process(runs, stage, name):
     alone, shared = runs / f"{stage}_alone", runs / f"{stage}_{name}"
-    assert len(metrics(alone)) == 2
+    assert len(metrics(alone)) >= 2
     for expected, found in zip(metrics(alone), metrics(shared), strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
     expected, found = (load_file(run / "model" / "model.safetensors") for run in (alone, shared))
@@ -134,10 +155,10 @@ def test_losses_metrics_and_weights_are_those_of_one_process(runs, stage, name):
     assert found == expected
 
 
-@pytest.mark.parametrize("name", SHARED["grpo"])
-def test_completions_advantages_and_evaluations_are_those_of_one_process(runs, name):
-    alone, shared = runs / "grpo_alone", runs / f"grpo_{name}"
-    for step in range(2):
+@pytest.mark.parametrize(("stage", "name"), [*(("grpo", name) for name in SHARED["grpo"]), ("ahead", "ddp")])
+def test_completions_advantages_and_evaluations_are_those_of_one_process(runs, stage, name):
+    alone, shared = runs / f"{stage}_alone", runs / f"{stage}_{name}"
+    for step in range(len(metrics(alone))):
         expected, found = (pq.read_table(run / "completions" / f"step_{step:06d}.parquet") for run in (alone, shared))
         assert found.drop_columns("advantage") == expected.drop_columns("advantage")
         assert found["advantage"].to_pylist() == pytest.approx(expected["advantage"].to_pylist(), abs=1e-5)
@@ -149,6 +170,19 @@ def test_completions_advantages_and_evaluations_are_those_of_one_process(runs, n
     assert {name: found["preflight"][name] for name in ("pass_1", "mean_reward")} == {
         name: expected["preflight"][name] for name in ("pass_1", "mean_reward")
     }
+
+
+def test_rollouts_that_wait_for_their_step_are_saved_as_one_process_saves_them(runs):
+    assert [row["rollout/staleness"] for row in metrics(runs / "ahead_ddp")] == [0, 1, 1]
+    for step in (1, 2):
+        states = [runs / f"ahead_{name}" / "checkpoints" / f"step_{step:06d}.ckpt" for name in ("alone", "ddp")]
+        expected, found = (torch.load(state, weights_only=True)["ahead"] for state in states)
+        assert [(kept["step"], kept["version"]) for kept in found] == [(step, step - 1)]
+        for name, value in expected[0]["rollout"].items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found[0]["rollout"][name], value, rtol=1e-5, atol=1e-5)
+            else:
+                assert found[0]["rollout"][name] == value, name
 
 
 def test_the_model_of_shards_is_a_plain_one(runs):
