@@ -49,7 +49,9 @@ def named_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
         return
     for name, parameter in policy.named_parameters():
         tensor = parameter.detach()
-        yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        # Shards that wait in the host's memory are put together where they compute, over its faster network.
+        mesh = getattr(tensor, "device_mesh", None)
+        yield name, tensor if mesh is None else tensor.to(mesh.device_type).full_tensor()
 
 
 @torch.no_grad()
