@@ -19,6 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from r1lit.callbacks.recorder import read_metrics
 
+# All runs are made before the first test.
+pytestmark = pytest.mark.timeout(900)
+
 PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 
 # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
@@ -106,7 +109,7 @@ def runs(tmp_path_factory) -> Path:
     written = folder / "cases.json"
     written.write_text(json.dumps(cases))
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-    done = subprocess.run([*torchrun, PROGRAM, folder, written], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*torchrun, PROGRAM, folder, written], capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

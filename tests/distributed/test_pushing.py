@@ -17,7 +17,7 @@ def test_a_push_and_a_failure_are_those_of_all_processes(tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
