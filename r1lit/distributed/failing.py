@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from r1lit.distributed.launch import join, launched
+from r1lit.distributed.ranks import Ranks
 from r1lit.settings import UserError
 
 PATIENCE_SECONDS = 5.0
@@ -45,6 +46,39 @@ def one_for_all() -> Iterator[None]:
             rank, _, reason = said.partition(" ")
             raise PeerError(f"stopped, because process {rank} did: {reason}") from error
         raise
+
+
+@contextmanager
+def all_or_none(ranks: Ranks) -> Iterator[None]:
+    """What runs inside is each process's own; where it fails in one, it fails in all, once all are through.
+
+    Raises:
+        PeerError: with what another process has said.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    require_all(ranks.gather(failure(error)), error)
+
+
+def failure(error: Exception | None) -> str | None:
+    """What the other processes are told of an error."""
+    return None if error is None else str(error) or type(error).__name__
+
+
+def require_all(failures: Sequence[str | None], own: Exception | None = None) -> None:
+    """Fail where one process did: with this one's ``own`` error, if it has one.
+
+    Raises:
+        PeerError: with what another process has said.
+    """
+    if own is not None:
+        raise own
+    for rank, reason in enumerate(failures):
+        if reason is not None:
+            raise PeerError(f"stopped, because process {rank} did: {reason}")
 
 
 def _said(store) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
+from r1lit.distributed.launch import PATIENCE
 from r1lit.models.packing import balance
 
 T = TypeVar("T")
@@ -24,16 +25,25 @@ class Ranks:
     Attributes:
         rank, size: this process's number, and how many there are.
         lockstep: True where every pass through a model is one of all processes, because it gathers shards.
+        group: what they talk in; None for the run's own.
     """
 
     rank: int = 0
     size: int = 1
     lockstep: bool = False
+    group: distributed.ProcessGroup | None = field(default=None, compare=False)
 
     @property
     def first(self) -> bool:
         """True in the one process that writes files and speaks."""
         return self.rank == 0
+
+    def apart(self) -> Ranks:
+        """The same processes, talking on the host in a group of their own: a thread that has one need not wait for its
+        turn among what the others say."""
+        if self.size == 1:
+            return self
+        return replace(self, group=distributed.new_group(backend="gloo", timeout=PATIENCE))
 
     def part(self, count: int) -> slice:
         """This process's part of ``count`` things: as many as the others have, give or take one, side by side.
@@ -52,7 +62,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[T] = [value] * self.size
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value, group=self.group)
         return values
 
     def from_first(self, value: T) -> T:
@@ -60,13 +70,13 @@ class Ranks:
         if self.size == 1:
             return value
         values = [value]
-        distributed.broadcast_object_list(values, src=0)
+        distributed.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor, which becomes the sum of everyone's."""
         if self.size > 1:
-            distributed.all_reduce(tensor)
+            distributed.all_reduce(tensor, group=self.group)
         return tensor
 
     def largest(self, value: int) -> int:
@@ -74,7 +84,7 @@ class Ranks:
         if self.size == 1:
             return value
         given = torch.tensor(value)
-        distributed.all_reduce(given, distributed.ReduceOp.MAX)
+        distributed.all_reduce(given, distributed.ReduceOp.MAX, group=self.group)
         return int(given)
 
     def level(self, items: Iterable[T], spare: Callable[[], T]) -> Iterator[tuple[T, bool]]:
@@ -99,7 +109,7 @@ class Ranks:
             if parameter.requires_grad and not isinstance(parameter, DTensor):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                pending.append(distributed.all_reduce(parameter.grad, async_op=True))
+                pending.append(distributed.all_reduce(parameter.grad, group=self.group, async_op=True))
         for work in pending:
             work.wait()
 

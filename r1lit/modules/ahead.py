@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from r1lit.distributed.plan import computing_device
 from r1lit.models.loading import clone_frozen
 from r1lit.modules.kept_rollouts import pack, unpack
 from r1lit.modules.timing import PhaseTimer
@@ -38,6 +39,9 @@ class Ahead:
     The rollout of step t is drawn from the weights as they stood after ``t - staleness`` steps (or at the run's
     beginning), always, so that a run repeats. With ``staleness`` 0 nothing runs beside the training, and the rollout
     is drawn when it is asked for.
+
+    In several processes each has such an object, and all call it alike. What one draws ends when all have drawn it, and
+    fails where it fails in one, so that they wait for the same and save the same.
 
     Args:
         draw: ``(step, prompts) -> scored``; with ``staleness`` above 0 it is called in a thread of its own.
@@ -99,7 +103,7 @@ class Ahead:
     def settle(self) -> None:
         """Wait until nothing is being sampled or judged any more, and give the sampler the weights as they are now, so
         that others may use it; what was drawn is kept for its step."""
-        wait([pending.scored for pending in self._pending.values()])
+        self._wait_for_all()
         self.sampler.load_weights(self.policy)
         self._given = None
 
@@ -126,7 +130,7 @@ class Ahead:
         for kept in state:
             step, version = kept["step"], kept["version"]
             prompts = prompts_of(step, len(kept["rollout"]["prompt_ids"]))
-            scored = unpack(kept["rollout"], prompts, next(self.policy.parameters()).device)
+            scored = unpack(kept["rollout"], prompts, computing_device(self.policy))
             if scored is None or step - version > self.staleness:
                 continue
             done: Future[Scored] = Future()
@@ -137,6 +141,10 @@ class Ahead:
         """Have a step's rollout drawn from the policy as it stands after ``version`` steps."""
         source = None
         if self._given != version:
+            if self.sampler.in_step:
+                # Processes that were waiting to push together beside the training would wait for each other.
+                with self.timer.phase("wait"):
+                    self._wait_for_all()
             # A sampler at work keeps its weights until it is done; a copy of the new ones waits for its turn.
             busy = any(not pending.scored.done() for pending in self._pending.values())
             source = clone_frozen(self.policy) if busy else None
@@ -144,14 +152,22 @@ class Ahead:
                 self.sampler.load_weights(self.policy)
             self._given = version
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollout")
+            self._thread = ThreadPoolExecutor(1, "rollout", *_on_this_device())
         self._pending[step] = Pending(version, self._thread.submit(self._drawn, step, source, Arithmetic.now()))
+
+    def _wait_for_all(self) -> None:
+        wait([pending.scored for pending in self._pending.values()])
 
     def _drawn(self, step: int, source: nn.Module | None, arithmetic: Arithmetic) -> Scored:
         with arithmetic.autocast():
             if source is not None:
                 self.sampler.load_weights(source)
             return self.draw(step, self.prompts_at(step))
+
+
+def _on_this_device() -> tuple[Callable[[int], None], tuple[int]] | tuple[()]:
+    """What a new thread is to do at first, and with what: another would begin on the first GPU."""
+    return (torch.cuda.set_device, (torch.cuda.current_device(),)) if torch.cuda.is_available() else ()
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from r1lit.distributed.ranks import Ranks
 from r1lit.distributed.sampling import holding
 from r1lit.models.attention import in_own_arithmetic
-from r1lit.rewards.judge import check
+from r1lit.rewards.judge import Verdict, check
 from r1lit.rewards.neural import NeuralReward
 from r1lit.rewards.pool import GroupScore, Job, RewardError, Tally
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rewards.targets import resolve
 from r1lit.text.thinking import split
-from r1lit.types import Rollout, Scored
+from r1lit.types import Group, Rollout, Scored
 
 
 class ShardedReward:
@@ -45,47 +46,49 @@ class ShardedReward:
         self._model = self._reward.model.requires_grad_(False)
         self._holding = holding(self._model, ranks, whole=False)
 
-    def add(self, scored: Scored | None, rollout: Rollout, progress: float) -> Scored | None:
-        """The scored rollout with this reward's column; None where this process has no completions.
+    @torch.no_grad()
+    def judge(self, rollout: Rollout) -> Verdict:
+        """What this process's completions get, together with the other processes; they may have others, or none."""
+        groups = self._groups(rollout)
+        texts = [text for group in groups for text in group.completions]
+        prompts = [group.prompt.raw for group in groups for _ in group.completions]
+        with self._holding(), in_own_arithmetic(self._model):
+            given = self._reward(prompts, texts, [split(text).answer for text in texts])
+        return check(given, len(texts))
+
+    def add(self, scored: Scored, verdict: Verdict, progress: float) -> Scored:
+        """The scored rollout with this reward's column, from ``judge``.
 
         Raises:
             RewardError: where more of its scores are no numbers than the settings allow.
         """
-        column, failed = self._column(rollout)
-        if scored is None:
-            return None
+        failed = Counter(verdict.reasons.values())
+        self._require_scores(verdict, failed)
         weight = torch.tensor([self.settings.weight_at(progress)], dtype=torch.float32)
         return replace(
             scored,
             names=(*scored.names, self.name),
             weights=torch.cat([scored.weights, weight]),
-            columns=torch.cat([scored.columns, column[:, None]], dim=1),
+            columns=torch.cat([scored.columns, self._column(scored.rollout, verdict)], dim=1),
             failures={**scored.failures, **({self.name: dict(failed)} if failed else {})},
         )
 
-    def _column(self, rollout: Rollout) -> tuple[torch.Tensor, Counter[str]]:
-        """float32 [N], NaN where there is no score, and how many rows failed, by reason."""
-        size = rollout.group_size if rollout.groups else 0
-        judged = [b for b, group in enumerate(rollout.groups) if self.settings.applies(group.prompt.columns)]
-        groups = [rollout.groups[b] for b in judged]
-        texts = [text for group in groups for text in group.completions]
-        prompts = [group.prompt.raw for group in groups for _ in group.completions]
-        with self._holding(), in_own_arithmetic(self._model):
-            given = self._reward(prompts, texts, [split(text).answer for text in texts])
-        verdict = check(given, len(texts))
-        failed = Counter(verdict.reasons.values())
-        self._require_scores(GroupScore({self.name: verdict.values}, {self.name: failed}), verdict.message)
-        column = torch.full((len(rollout.groups), size), torch.nan)
-        if judged:
-            values = [torch.nan if value is None else value for value in verdict.values]
-            column[judged] = torch.tensor(values, dtype=torch.float32).view(len(judged), size)
-        return column.view(-1), failed
+    def _groups(self, rollout: Rollout) -> list[Group]:
+        return [group for group in rollout.groups if self.settings.applies(group.prompt.columns)]
 
-    def _require_scores(self, score: GroupScore, message: str) -> None:
-        asked = len(score.values[self.name])
-        tally = Tally([Job(0, None, [(self.name, list(range(asked)))])])
-        for reason in score.failures[self.name]:
-            score.messages[self.name, reason] = message
-        tally.add(score)
+    def _column(self, rollout: Rollout, verdict: Verdict) -> Tensor:
+        """float32 [N, 1], NaN where there is no score."""
+        values = iter(verdict.values)
+        column = [
+            next(values) if self.settings.applies(group.prompt.columns) else None
+            for group in rollout.groups
+            for _ in group.completions
+        ]
+        return torch.tensor([[torch.nan if value is None else value] for value in column], dtype=torch.float32)
+
+    def _require_scores(self, verdict: Verdict, failed: Counter[str]) -> None:
+        messages = {(self.name, reason): verdict.message for reason in failed}
+        tally = Tally([Job(0, None, [(self.name, list(range(len(verdict.values))))])])
+        tally.add(GroupScore({self.name: verdict.values}, {self.name: failed}, messages))
         if problem := tally.problem(self.name, self.settings):
             raise RewardError(problem)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.rollout.sampler import Sampler
 from r1lit.rollout.settings import RolloutSettings
 from r1lit.rollout.transformers_sampler import TransformersSampler
@@ -15,11 +16,15 @@ from r1lit.rollout.vllm_sampler import VLLMSampler
 from r1lit.rollout.vllm_server import RemoteEngine
 from r1lit.settings import ConfigError
 
-Maker = Callable[[RolloutSettings, PreTrainedModel, PreTrainedTokenizerBase, torch.dtype], Sampler]
+Maker = Callable[[RolloutSettings, PreTrainedModel, PreTrainedTokenizerBase, torch.dtype, Ranks], Sampler]
 
 
 def build_sampler(
-    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+    settings: RolloutSettings,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arithmetic: torch.dtype,
+    ranks: Ranks = ALONE,
 ) -> Sampler:
     """A sampler that holds the policy's weights.
 
@@ -28,12 +33,13 @@ def build_sampler(
         policy: what it samples from, on the device where it is trained.
         tokenizer: the policy's.
         arithmetic: in which the policy computes while it is trained.
+        ranks: the processes of the run; all are to build theirs together.
 
     Raises:
         ConfigError: where the sampler is not installed, or refuses the model.
         UserError: where a server does not answer, or does not hold the policy's weights.
     """
-    return SAMPLERS[settings.kind](settings, policy, tokenizer, arithmetic)
+    return SAMPLERS[settings.kind](settings, policy, tokenizer, arithmetic, ranks)
 
 
 def require_sampler(settings: RolloutSettings) -> None:
@@ -47,23 +53,36 @@ def require_sampler(settings: RolloutSettings) -> None:
 
 
 def _transformers(
-    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+    settings: RolloutSettings,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arithmetic: torch.dtype,
+    ranks: Ranks,
 ) -> Sampler:
     return TransformersSampler(policy, tokenizer, max_batch_rows=settings.max_batch_rows)
 
 
 def _vllm(
-    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+    settings: RolloutSettings,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arithmetic: torch.dtype,
+    ranks: Ranks,
 ) -> Sampler:
     chosen = settings.engine.dtype
     dtype = arithmetic if chosen == "auto" else getattr(torch, chosen)
-    return VLLMSampler(LocalEngine(policy, settings.engine, settings.max_batch_rows, dtype), policy, tokenizer)
+    engine = LocalEngine(policy, settings.engine, settings.max_batch_rows, dtype)
+    return VLLMSampler(engine, policy, tokenizer, ranks)
 
 
 def _vllm_server(
-    settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
+    settings: RolloutSettings,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arithmetic: torch.dtype,
+    ranks: Ranks,
 ) -> Sampler:
-    return VLLMSampler(RemoteEngine(policy, settings.server), policy, tokenizer)
+    return VLLMSampler(RemoteEngine(policy, settings.server, ranks), policy, tokenizer, ranks)
 
 
 SAMPLERS: Mapping[str, Maker] = {"transformers": _transformers, "vllm": _vllm, "vllm_server": _vllm_server}

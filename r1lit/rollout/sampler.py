@@ -19,10 +19,12 @@ class Sampler(Protocol):
     Attributes:
         exact_logprobs: True where the log-probs it returns are the trainer's own, computed by the same code from the
             same weights, so that no second forward pass is needed for the old policy's.
+        in_step: True where `load_weights` is to be called by all of the run's processes together, while none samples.
         description: what samples where, for the run's output.
     """
 
     exact_logprobs: bool
+    in_step: bool
     description: str
 
     def generate(

@@ -38,10 +38,10 @@ class ServerSettings(Settings):
         key_env: the environment variable that holds its key, if it wants one; vLLM asks for no key where weights are
             updated, so that only the network keeps others from it.
         timeout: seconds that a group, or a push of weights, may take.
-        concurrency: groups asked for at a time.
+        concurrency: groups asked for at a time, by each of the run's processes.
         transfer: what carries the weights: ``gloo``, through the hosts' memory, or ``nccl``, between GPUs; ``auto`` is
             nccl where both sides are on CUDA.
-        address: under which the server reaches this process.
+        address: under which the server reaches the process that sends the weights, the first.
     """
 
     url: str = "http://127.0.0.1:8000"
@@ -61,13 +61,14 @@ class RolloutSettings(Settings):
     """How completions are drawn while training, and how many rows are decoded together.
 
     Attributes:
-        kind: ``transformers``, from the very weights that are trained; ``vllm``, an engine in this process;
-            ``vllm_server``, one in another process or on another host.
+        kind: ``transformers``, from the very weights that are trained; ``vllm``, an engine in this process, or in each
+            of several; ``vllm_server``, one in another process or on another host, for all of them.
         temperature: above 0: GRPO compares different completions of one prompt.
         top_p: 1 keeps the whole distribution.
         max_tokens: T, longest completion, EOS included.
         staleness: S: while a step is learnt from, the rollout of S steps later is sampled from the weights as they were
-            before it; 0: sampling and learning take turns, and every rollout is the present policy's own.
+            before it; 0: sampling and learning take turns, and every rollout is the present policy's own. A policy in
+            shards (``trainer=fsdp``) can be sampled from beside its training through vLLM alone.
         max_batch_rows: rows decoded together; it changes memory and speed, never what is sampled. A server has its
             own ``--max-num-seqs``.
         engine: of ``kind=vllm``.

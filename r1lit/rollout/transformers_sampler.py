@@ -33,6 +33,7 @@ class TransformersSampler:
     """
 
     exact_logprobs = True
+    in_step = False
     description = "transformers in this process, on the weights that are trained"
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_batch_rows: int = 512):

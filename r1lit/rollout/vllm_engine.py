@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PretrainedConfig
+from torch import distributed
+from transformers import PretrainedConfig, PreTrainedModel
 
+from r1lit.distributed.launch import launched
+from r1lit.distributed.plan import computing_device
 from r1lit.rollout.settings import EngineSettings
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
 from r1lit.rollout.vllm_weights import NamedTensors, Received
@@ -37,11 +40,15 @@ class LocalEngine:
         rows: completions decoded together, at the most.
         dtype: of its weights.
 
+    Of several processes each has an engine of its own, and all are to start theirs together.
+
     Raises:
-        ConfigError: where vLLM is missing, the process is one of several, or vLLM refuses the model or the memory.
+        ConfigError: where vLLM is missing, or refuses the model or the memory.
     """
 
-    def __init__(self, policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.dtype):
+    receives = True
+
+    def __init__(self, policy: PreTrainedModel, settings: EngineSettings, rows: int, dtype: torch.dtype):
         if problem := engine_problem():
             raise ConfigError([problem])
         # Read when vLLM is imported: the engine runs in this process, whose tensors it takes as they are.
@@ -51,7 +58,7 @@ class LocalEngine:
         import vllm
         from vllm.platforms import current_platform
 
-        self.dtype, self._device = dtype, policy.get_input_embeddings().weight.device
+        self.dtype, self._device = dtype, computing_device(policy)
         self._sleeps = settings.sleep and current_platform.is_sleep_mode_available()
         self._engine = _start(policy, settings, rows, dtype, self._sleeps)
         self.room = self._engine.model_config.max_model_len
@@ -126,15 +133,10 @@ def engine_problem() -> str | None:
     """Why no engine can run in this process, if so."""
     if find_spec("vllm") is None:
         return MISSING
-    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        return (
-            f"rollout.kind=vllm in one of {ranks} processes, but its engine shares one process's memory; set "
-            "rollout=transformers, or train in one process"
-        )
     return None
 
 
-def _start(policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.dtype, sleeps: bool) -> Any:
+def _start(policy: PreTrainedModel, settings: EngineSettings, rows: int, dtype: torch.dtype, sleeps: bool) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -162,13 +164,30 @@ def _start(policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.
             **({} if settings.max_model_len is None else {"max_model_len": settings.max_model_len}),
             **({} if settings.kv_cache_gb is None else {"kv_cache_memory_bytes": int(settings.kv_cache_gb * 2**30)}),
             **scheduling(policy.config, settings.max_model_len),
+            **_placing(),
         )
+        ours = distributed.is_initialized()
         try:
-            return LLMEngine.from_engine_args(arguments)
+            engine = LLMEngine.from_engine_args(arguments)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(
                 [f"rollout.kind=vllm: vLLM does not start: {error}; see rollout.engine, or set rollout=transformers"]
             ) from error
+        if ours:
+            # Its end would dissolve the group that it found, in which the training goes on, and thaw what it froze.
+            engine.engine_core._finalizer.detach()
+            gc.unfreeze()
+        return engine
+
+
+def _placing() -> dict[str, Any]:
+    """What of several processes vLLM is to be told: that they were started, and have come together, before it."""
+    launch = launched()
+    if launch.size == 1:
+        return {}
+    # Read by vLLM for this process's device; srun leaves them out.
+    os.environ |= {"RANK": str(launch.rank), "LOCAL_RANK": str(launch.local_rank)}
+    return {"distributed_executor_backend": "external_launcher"}
 
 
 def scheduling(config: PretrainedConfig, longest: int | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,8 +12,11 @@ from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lit.distributed.failing import all_or_none, failure, require_all
+from r1lit.distributed.plan import computing_device
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.models.attention import in_own_arithmetic
 from r1lit.models.loading import stop_ids
 from r1lit.models.logprobs import completion_logprobs
@@ -21,6 +25,7 @@ from r1lit.rollout.decoding import Drawn
 from r1lit.rollout.grouping import GroupCollector
 from r1lit.rollout.sampler import OnGroup, require_drawable
 from r1lit.rollout.vllm_weights import (
+    Making,
     NamedTensors,
     Received,
     Sent,
@@ -76,11 +81,13 @@ class Engine(Protocol):
     Attributes:
         dtype: of its weights.
         room: positions of its cache for prompt and completion.
+        receives: True where this process is to send it weights; a server that several share takes one's.
         description: what runs where, for the run's output.
     """
 
     dtype: torch.dtype
     room: int
+    receives: bool
     description: str
 
     def complete(self, asks: Sequence[Ask], on_said: OnSaid) -> None: ...
@@ -101,19 +108,24 @@ class VLLMSampler:
         engine: generates.
         policy: whose weights the engine gets, now and whenever `load_weights` is called.
         tokenizer: decodes completions, and says what ends one.
+        ranks: the run's processes. Each has such a sampler, and all push together, also to one engine.
 
     Raises:
         WeightPushError: where the engine does not compute what the policy does.
+        PeerError: where another process fails at its part of a push.
     """
 
     exact_logprobs = False
 
-    def __init__(self, engine: Engine, policy: nn.Module, tokenizer: PreTrainedTokenizerBase):
-        self.engine, self.tokenizer = engine, tokenizer
+    def __init__(
+        self, engine: Engine, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ranks: Ranks = ALONE
+    ):
+        self.engine, self.tokenizer, self.ranks = engine, tokenizer, ranks
+        self.in_step = ranks.size > 1 or ranks.lockstep
         self.stops = stop_ids(policy, tokenizer)
         self._vocabulary = policy.get_input_embeddings().weight.shape[0]
-        self._device = policy.get_input_embeddings().weight.device
-        self._nonce, self._pushes = uuid4().hex[:8], 0
+        self._device = computing_device(policy)
+        self._nonce, self._pushes = ranks.from_first(uuid4().hex[:8]), 0
         self.load_weights(policy)
         self._probe(policy)
 
@@ -145,9 +157,21 @@ class VLLMSampler:
             WeightPushError: where the engine holds others afterwards.
         """
         self._pushes += 1
-        sent = Sent(weights, self.engine.dtype)
-        self.engine.wake("weights")
-        require_received(sent.digests, self.version, self.engine.receive(sent, self.version))
+        making, error = Making(weights), None
+        try:
+            if self.engine.receives:
+                sent = Sent(making, self.engine.dtype)
+                self.engine.wake("weights")
+                require_received(sent.digests, self.version, self.engine.receive(sent, self.version))
+        except Exception as caught:
+            if making.broken:
+                # The others wait for this process to make a tensor with them, and hear of its end alone.
+                raise
+            error = caught
+        if self.ranks.lockstep:
+            # All make each tensor whole together: who sends nothing, or has failed, helps on to the last.
+            deque(making, maxlen=0)
+        require_all(self.ranks.gather(failure(error)), error)
 
     def generate(
         self,
@@ -208,7 +232,7 @@ class VLLMSampler:
             )
 
     @torch.no_grad()
-    def _probe(self, policy: nn.Module) -> None:
+    def _probe(self, policy: PreTrainedModel) -> None:
         """Compare log-probs once: digests show that the weights arrived, not that the engine computes with them.
 
         The first push takes the way of all others, so the engine's initial weights, which are random, must be gone.
@@ -217,17 +241,18 @@ class VLLMSampler:
         ids = [(17 * step + 5) % self._vocabulary for step in range(length)]
         found: list[Said] = []
         ask = Ask(ids, 1, 0, Sampling(temperature=0.0, max_tokens=tokens), self.stops)
-        with self._awake():
+        with all_or_none(self.ranks), self._awake():
             self.engine.complete([ask], lambda prompt, number, said: found.append(said))
         expected = _policy_logprobs(policy, ids, found[0].ids)
         apart = (expected - torch.tensor(found[0].logprobs)).abs().max().item()
         limit = AGREE[self.engine.dtype]
-        if not apart <= limit:
-            raise WeightPushError(
-                f"the engine's log-probs lie {apart:.4g} nats from the policy's under the same weights, more than "
-                f"{limit} in {str(self.engine.dtype).removeprefix('torch.')}: it does not compute this model; use "
-                "rollout=transformers, or another release of vLLM"
-            )
+        with all_or_none(self.ranks):
+            if not apart <= limit:
+                raise WeightPushError(
+                    f"the engine's log-probs lie {apart:.4g} nats from the policy's under the same weights, more than "
+                    f"{limit} in {str(self.engine.dtype).removeprefix('torch.')}: it does not compute this model; use "
+                    "rollout=transformers, or another release of vLLM"
+                )
 
 
 def prompt_seed(seed: int, number: int) -> int:
@@ -239,8 +264,8 @@ def prompt_seed(seed: int, number: int) -> int:
     return int.from_bytes(blake2b(f"{seed}/{number}".encode(), digest_size=8).digest(), "big") >> 2
 
 
-def _policy_logprobs(policy: nn.Module, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
-    device = policy.get_input_embeddings().weight.device
+def _policy_logprobs(policy: PreTrainedModel, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
+    device = computing_device(policy)
     ids = torch.tensor([[*prompt, *completion]], device=device)
     target = torch.zeros(1, ids.shape[1] - 1, dtype=torch.bool, device=device)
     target[:, len(prompt) - 1 :] = True

@@ -13,11 +13,15 @@ from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from transformers import PreTrainedModel
 
+from r1lit.distributed.failing import all_or_none
+from r1lit.distributed.plan import computing_device
+from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.rollout.settings import ServerSettings
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
 from r1lit.rollout.vllm_transfer import Channel
@@ -27,6 +31,10 @@ from r1lit.settings import ConfigError, UserError
 
 START = "start it with python -m r1lit.rollout.vllm_serve MODEL --port PORT"
 SHOWN = 300
+
+PREFIX = "generate-tokens-"
+"""What vLLM puts before the name that a request is given."""
+
 GRACE_SECONDS = 10.0
 """How long the server's own account of a failure is waited for, before the transport's is given."""
 
@@ -38,24 +46,28 @@ class ServerError(UserError):
 class RemoteEngine:
     """A vLLM server's engine: token ids over HTTP, weights by broadcast.
 
+    Of several processes each asks it for completions, and the first sends it weights.
+
     Args:
         policy: what the server must have the shape of.
         settings: where it is.
+        ranks: the run's processes, which are to meet it together.
 
     Raises:
         ServerError: where nothing answers, or no server of r1lit's.
         ConfigError: where it serves another model, or in a way that its samples could not be learnt from.
     """
 
-    def __init__(self, policy: nn.Module, settings: ServerSettings):
-        self._settings = settings
+    def __init__(self, policy: PreTrainedModel, settings: ServerSettings, ranks: Ranks = ALONE):
+        self._settings, self.receives = settings, ranks.first
         self._key = os.environ.get(settings.key_env, "") if settings.key_env else ""
-        self._device = policy.get_input_embeddings().weight.device
+        self._device = computing_device(policy)
         served = self._call("r1lit_describe")
         _require_fit(policy, settings.url, served)
         self.dtype, self.room = getattr(torch, served["dtype"]), served["max_model_len"]
         self._backend = _backend(settings, served["device"], self._device)
-        self._channel = self._meet()
+        with all_or_none(ranks):
+            self._channel = self._meet() if self.receives else None
         self.description = (
             f"vLLM {self._get('/version')['version']} at {settings.url}, {served['dtype']} weights on "
             f"{served['device']}, pushed by {self._backend}"
@@ -63,14 +75,15 @@ class RemoteEngine:
 
     def complete(self, asks: Sequence[Ask], on_said: OnSaid) -> None:
         """Ask for all groups, some at a time, and tell of each as it comes."""
+        names = [uuid4().hex for _ in asks]
         with ThreadPoolExecutor(self._settings.concurrency) as threads:
-            futures = {threads.submit(self._ask, ask): prompt for prompt, ask in enumerate(asks)}
+            futures = {threads.submit(self._ask, ask, names[prompt]): prompt for prompt, ask in enumerate(asks)}
             try:
                 for future in as_completed(futures):
                     for number, said in enumerate(future.result()):
                         on_said(futures[future], number, said)
             except BaseException:
-                self._give_up(threads)
+                self._give_up(threads, names)
                 raise
 
     def receive(self, weights: NamedTensors, version: str) -> Received:
@@ -124,10 +137,11 @@ class RemoteEngine:
             answer.result()
         return channel
 
-    def _ask(self, ask: Ask) -> list[Said]:
+    def _ask(self, ask: Ask, name: str) -> list[Said]:
         # vLLM gives one greedy completion a request, and all of a prompt's are the same.
         size = ask.size if ask.sampling.temperature > 0 else 1
         body = {
+            "request_id": name,
             "token_ids": list(ask.ids),
             "sampling_params": {
                 "n": size,
@@ -150,11 +164,11 @@ class RemoteEngine:
             )
         return [_said(choice) for choice in choices] * (ask.size // size)
 
-    def _give_up(self, threads: ThreadPoolExecutor) -> None:
+    def _give_up(self, threads: ThreadPoolExecutor, names: Sequence[str]) -> None:
         threads.shutdown(wait=False, cancel_futures=True)
-        # What is still being asked for would be waited for.
+        # What is still being asked for would be waited for. Others may be asking too.
         with suppress(ServerError):
-            self._post("/abort_requests", {})
+            self._post("/abort_requests", {"request_ids": [f"{PREFIX}{name}" for name in names]})
 
     def _call(self, method: str, *arguments: str) -> Any:
         answer = self._post("/collective_rpc", {"method": method, "args": list(arguments)})
@@ -196,7 +210,7 @@ class RemoteEngine:
             ) from error
 
 
-def _require_fit(policy: nn.Module, url: str, served: dict[str, Any]) -> None:
+def _require_fit(policy: PreTrainedModel, url: str, served: dict[str, Any]) -> None:
     """Refuse a server whose samples could not be learnt from, before weights are sent to it."""
     mine = shape_of(policy.config)
     apart = [f"{name}={value} (here {mine[name]})" for name, value in served["shape"].items() if value != mine[name]]
@@ -212,11 +226,6 @@ def _require_fit(policy: nn.Module, url: str, served: dict[str, Any]) -> None:
         problems.append(
             f"rollout.server.url={url} spreads its model over {served['workers']} workers, whose weights are not "
             "compared yet; start it without --tensor-parallel-size and the like"
-        )
-    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        problems.append(
-            f"rollout.kind=vllm_server in one of {ranks} processes, which would all push weights to one server; train "
-            "in one process, or set rollout=transformers"
         )
     if problems:
         raise ConfigError(problems)

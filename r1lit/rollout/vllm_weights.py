@@ -49,7 +49,9 @@ def named_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
         return
     for name, parameter in policy.named_parameters():
         tensor = parameter.detach()
-        yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        # Shards that wait in the host's memory are put together where they compute, over its faster network.
+        mesh = getattr(tensor, "device_mesh", None)
+        yield name, tensor if mesh is None else tensor.to(mesh.device_type).full_tensor()
 
 
 @torch.no_grad()
@@ -73,6 +75,27 @@ def digest(tensor: Tensor) -> int:
         mixed = (mixed ^ (mixed >> 31)) * _SECOND
         total += int((mixed ^ (mixed >> 29)).sum())
     return total % _MODULUS
+
+
+class Making:
+    """Weights as they are made, which takes all processes where they are sharded.
+
+    Attributes:
+        broken: True where one could not be made.
+    """
+
+    def __init__(self, weights: NamedTensors):
+        self._weights, self.broken = iter(weights), False
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[str, Tensor]:
+        try:
+            return next(self._weights)
+        except Exception as error:
+            self.broken = not isinstance(error, StopIteration)
+            raise
 
 
 class Sent:

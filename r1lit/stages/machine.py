@@ -36,7 +36,7 @@ def machine_problems(
         if stage == "profile" and trainer.strategy != "single":
             yield f"trainer={trainer.strategy}, but stage=profile looks at one process; set trainer=single"
         yield from _launch_problems(stage, trainer, launched())
-        yield from _alone_problems(stage_of, trainer, sections, launched())
+        yield from _ahead_problems(stage_of, trainer, sections)
         yield from _sharded_problems(stage, trainer, sections, rewards)
 
 
@@ -91,25 +91,16 @@ def _launch_problems(stage: str, trainer: TrainerSettings, launch: Launch) -> It
         )
 
 
-def _alone_problems(
-    stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings], launch: Launch
-) -> Iterator[str]:
-    """What has been proven of whole models in one process alone, and is refused in shards or in several."""
+def _ahead_problems(stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What cannot be done beside the training of a model in shards."""
     rollout = sections.get("rollout")
-    if rollout is None or stage not in SHARED_OUT:
+    if rollout is None or stage != "fit" or trainer.strategy != "fsdp":
         return
-    if launch.size == 1 and trainer.strategy != "fsdp":
-        return
-    found = f"trainer={trainer.strategy} in {launch.size} processes"
-    if rollout.staleness and stage == "fit":
+    if rollout.staleness and rollout.kind == "transformers":
         yield (
-            f"rollout.staleness={rollout.staleness}, but {found} samples and learns in turn; set rollout.staleness=0, "
-            "or trainer=single"
-        )
-    if rollout.kind != "transformers" and stage != "reward_model":
-        yield (
-            f"rollout.kind={rollout.kind}, but its weights are pushed whole by one process, and this is {found}; set "
-            "rollout=transformers, or trainer=single"
+            f"rollout.staleness={rollout.staleness}, but with trainer=fsdp rollout=transformers the same shards are "
+            "gathered to sample and to learn, in turn; set rollout=vllm_server, rollout=vllm, trainer=ddp, or "
+            "rollout.staleness=0"
         )
 
 

@@ -168,7 +168,7 @@ def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] 
         _check_held_out(run, prompts)
         _check_lengths(run, policy, prompts)
         _check_neural(run, prompts)
-        sampler = build_sampler(run.rollout, policy, tokenizer, dtype_of(run, policy))
+        sampler = build_sampler(run.rollout, policy, tokenizer, dtype_of(run, policy), ranks_of(run))
         yield _shared(run, Workbench(policy, tokenizer, prompts, sampler, rewards, ranks_of(run)))
 
 
@@ -177,12 +177,14 @@ def _shared(run: Run, bench: Workbench) -> Workbench:
     ranks, asked = bench.ranks, run.trainer.gather_for_sampling
     if ranks.size == 1 and not ranks.lockstep:
         return bench
-    if is_sharded(bench.policy) and asked == "auto":
+    # An engine samples from weights of its own.
+    gathers = is_sharded(bench.policy) and run.rollout.kind == "transformers"
+    if gathers and asked == "auto":
         asked = fits(bench.policy, ranks, launched().local_size)
-    held = holding(bench.policy, ranks, whole=bool(asked))
-    sampler = SharedSampler(bench.sampler, ranks, held, device_of(run.trainer.accelerator))
-    gathered = bool(asked) if is_sharded(bench.policy) else None
-    rewards = SharedRewards(bench.rewards, sampler, ranks, sharded_rewards(run))
+    held = holding(bench.policy, ranks, whole=bool(asked)) if gathers else None
+    sampler = SharedSampler(bench.sampler, ranks, device_of(run.trainer.accelerator), held)
+    gathered = bool(asked) if gathers else None
+    rewards = SharedRewards(bench.rewards, sharded_rewards(run))
     return replace(bench, sampler=sampler, rewards=rewards, gathered=gathered)
 
 

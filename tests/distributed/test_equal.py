@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from shared_runs import run_cases, share_cases
 from transformers import AutoModelForCausalLM
 
 from r1lit.callbacks.recorder import read_metrics
+
+# All runs are made before the first test.
+pytestmark = pytest.mark.timeout(900)
 
 # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
 COMMON = ("trainer.accelerator=cpu", "logger=none", "optimizer.eps=1e-4")
@@ -77,6 +81,15 @@ JUDGED = (
 
 LORA = ("model.lora.rank=4", "optimizer.lr=1e-2")
 
+# A rollout of weights that are a step old, beside an evaluation; the weights move before the last is drawn.
+AHEAD = (
+    *GRPO,
+    "algorithm.steps=3",
+    "rollout.staleness=1",
+    "trainer.checkpoint_every=1",
+    "trainer.keep_checkpoints=9",
+)
+
 SHARED = {
     "grpo": {
         "ddp": ("trainer=ddp",),
@@ -85,6 +98,7 @@ SHARED = {
         "in_step": ("trainer=fsdp", "trainer.gather_for_sampling=false", "trainer.cpu_offload=true"),
         "hybrid": ("trainer=fsdp", "trainer.replicas=2"),
     },
+    "ahead": {"ddp": ("trainer=ddp",), "resumed": ("trainer=ddp",)},
     "sft": {"ddp": ("trainer=ddp",), "fsdp": ("trainer=fsdp",)},
     "grpo_lora": {
         "ddp": ("trainer=ddp",),
@@ -98,6 +112,9 @@ SHARED = {
 }
 """By stage: how two processes do it, by name."""
 
+STEPS = {"ahead": 3, "judged": 1}
+"""By stage, where it is not 2."""
+
 OF_TIME = ("time/", "perf/")
 
 
@@ -109,6 +126,7 @@ def runs(tmp_path_factory) -> Path:
     sft = (*SFT, f"data.path={demonstrations(folder)}")
     stages = {
         "grpo": GRPO,
+        "ahead": AHEAD,
         "sft": sft,
         "scorer": SCORER,
         "grpo_lora": (*GRPO, *LORA, "algorithm.kl_coef=0.1"),
@@ -120,6 +138,7 @@ def runs(tmp_path_factory) -> Path:
     cases = {
         f"{stage}_{name}": (*common, *own) for stage, common in stages.items() for name, own in SHARED[stage].items()
     }
+    cases["ahead_resumed"] += (f"resume={stopped(folder / 'ahead_alone', folder / 'ahead_resumed')}",)
     share_cases(folder, cases)
     return folder
 
@@ -129,6 +148,15 @@ def demonstrations(folder: Path) -> Path:
     rows = ({"prompt": f"What is {n}+1?", "response": f"It is {n + 1}{'.' * n}"} for n in range(13))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def stopped(run: Path, copy: Path) -> Path:
+    """A copy of a run as it was after its first step, while the rollout of its second was waiting."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "model")
+    for step in (2, 3):
+        (copy / "checkpoints" / f"step_{step:06d}.ckpt").unlink()
+    return copy
 
 
 def pairs(*stages: str) -> Iterator[pytest.param]:
@@ -152,7 +180,7 @@ def exported(run: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("stage", "name"), pairs())
 def test_losses_metrics_and_weights_are_those_of_one_process(runs, stage, name):
     alone, shared = runs / f"{stage}_alone", runs / f"{stage}_{name}"
-    assert len(metrics(alone)) == (1 if stage == "judged" else 2)
+    assert len(metrics(alone)) == STEPS.get(stage, 2)
     for expected, found in zip(metrics(alone), metrics(shared), strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
     expected, found = (exported(run) for run in (alone, shared))
@@ -166,10 +194,10 @@ def test_losses_metrics_and_weights_are_those_of_one_process(runs, stage, name):
     assert found == expected
 
 
-@pytest.mark.parametrize(("stage", "name"), pairs("grpo", "grpo_lora"))
+@pytest.mark.parametrize(("stage", "name"), [*pairs("grpo", "grpo_lora"), ("ahead", "ddp")])
 def test_completions_advantages_and_evaluations_are_those_of_one_process(runs, stage, name):
     alone, shared = runs / f"{stage}_alone", runs / f"{stage}_{name}"
-    for step in range(2):
+    for step in range(len(metrics(alone))):
         expected, found = (pq.read_table(run / "completions" / f"step_{step:06d}.parquet") for run in (alone, shared))
         assert found.drop_columns("advantage") == expected.drop_columns("advantage")
         assert found["advantage"].to_pylist() == pytest.approx(expected["advantage"].to_pylist(), abs=1e-5)
@@ -181,6 +209,19 @@ def test_completions_advantages_and_evaluations_are_those_of_one_process(runs, s
     assert {name: found["preflight"][name] for name in ("pass_1", "mean_reward")} == {
         name: expected["preflight"][name] for name in ("pass_1", "mean_reward")
     }
+
+
+def test_rollouts_that_wait_for_their_step_are_saved_as_one_process_saves_them(runs):
+    assert [row["rollout/staleness"] for row in metrics(runs / "ahead_ddp")] == [0, 1, 1]
+    for step in (1, 2):
+        states = [runs / f"ahead_{name}" / "checkpoints" / f"step_{step:06d}.ckpt" for name in ("alone", "ddp")]
+        expected, found = (torch.load(state, weights_only=True)["ahead"] for state in states)
+        assert [(kept["step"], kept["version"]) for kept in found] == [(step, step - 1)]
+        for name, value in expected[0]["rollout"].items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found[0]["rollout"][name], value, rtol=1e-5, atol=1e-5)
+            else:
+                assert found[0]["rollout"][name] == value, name
 
 
 def test_the_model_of_shards_is_a_plain_one(runs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ QUICK = (
 class Copies:
     """A sampler's weights, a copy of the policy's."""
 
-    def __init__(self):
+    def __init__(self, in_step: bool = False):
+        self.in_step = in_step
         self.weight = 0.0
 
     def load_weights(self, policy: nn.Linear) -> None:
@@ -67,6 +69,29 @@ def test_a_rollout_is_exactly_so_many_steps_old_however_fast_it_is_drawn(stalene
     """Where sampling is slow, several rollouts wait for the sampler, each with weights of its own."""
     expected = [(min(step, staleness), float(max(0, step - staleness))) for step in range(6)]
     assert versions(staleness, slow=slow) == expected
+
+
+def test_processes_that_push_together_do_so_from_their_training_threads():
+    """Beside the training they could push in another order than their peers."""
+    policy, threads = nn.Linear(1, 1), []
+
+    class Pushed(Copies):
+        def load_weights(self, policy: nn.Linear) -> None:
+            super().load_weights(policy)
+            threads.append(threading.current_thread())
+
+    sampler, learnt = Pushed(in_step=True), []
+    nn.init.zeros_(policy.weight)
+    ahead = Ahead(
+        lambda step, prompts: time.sleep(0.02) or sampler.weight, sampler, policy, 3, lambda step: [], 6, PhaseTimer()
+    )
+    for step in range(6):
+        learnt.append(ahead.take(step, []))
+        with torch.no_grad():
+            policy.weight += 1
+    ahead.close()
+    assert learnt == [(float(max(0, step - 3)), min(step, 3)) for step in range(6)]
+    assert set(threads) == {threading.main_thread()}
 
 
 def test_an_error_while_sampling_stops_the_training_at_the_step_it_belongs_to():

@@ -15,7 +15,11 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from launching import TORCHRUN, environment
+from safetensors.torch import load_file
+from shared_runs import run_cases
 
+from r1lit.callbacks.recorder import read_metrics
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rollout import vllm_sampler
 from r1lit.rollout.settings import ServerSettings
@@ -30,8 +34,26 @@ pytest.importorskip("vllm")
 pytestmark = pytest.mark.timeout(1200)
 
 PATIENCE_SECONDS = 600
+PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 PROMPTS = [Prompt(ids=tuple((7 * n + 3) % 600 for n in range(length)), raw="") for length in (300, 4, 55)]
 QUICK = ["algorithm.steps=2", "algorithm.prompts_per_step=4", "algorithm.group_size=4", "data.limit=60"]
+# 3 prompts on 2 processes: one has more to ask for than the other.
+SHARED = [
+    "algorithm=grpo",
+    "algorithm.steps=3",
+    "algorithm.prompts_per_step=3",
+    "algorithm.group_size=3",
+    "algorithm.minibatches=2",
+    "rollout.max_tokens=16",
+    "reward=[accuracy,format,overlong]",
+    "reward.overlong.buffer=16",
+    "optimizer.eps=1e-4",
+    "data.limit=60",
+    "evaluation.enabled=false",
+    "preflight.enabled=false",
+    "trainer.accelerator=cpu",
+    "logger=none",
+]
 ALONE = ["evaluation.enabled=false", "preflight.enabled=false", "trainer.checkpoint_every=1"]
 
 
@@ -152,6 +174,44 @@ def test_a_whole_run(r1lit, server, tmp_path, kind):
         assert row["sampling/sampling_logp_difference/max"] < 1e-3
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)
     assert "vLLM" in json.loads((directory / "summary.json").read_text())["sampler"]
+
+
+def metrics(run: Path) -> list[dict]:
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("time/", "perf/"))}
+        for row in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+def test_two_processes_learn_what_one_does(server, tmp_path):
+    """Through the server, replicated, sharded and ahead of learning, and through an engine in each process."""
+    remote = [*SHARED, "rollout=vllm_server", f"rollout.server.url={server[1]}"]
+    local = [*SHARED, "rollout=vllm", "rollout.engine.enforce_eager=true", "rollout.engine.kv_cache_gb=0.1"]
+    ahead = "rollout.staleness=1"
+    run_cases(tmp_path, {"alone": remote, "alone_ahead": [*remote, ahead]})
+    cases = {
+        "ddp": [*remote, "trainer=ddp"],
+        "fsdp": [*remote, "trainer=fsdp"],
+        "fsdp_ahead": [*remote, "trainer=fsdp", ahead],
+        "local_ddp_ahead": [*local, "trainer=ddp", ahead],
+        "local_fsdp": [*local, "trainer=fsdp"],
+    }
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    done = subprocess.run(
+        [*TORCHRUN, "--standalone", "--nproc-per-node", "2", PROGRAM, tmp_path, tmp_path / "cases.json"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert [row["rollout/staleness"] for row in metrics(tmp_path / "fsdp_ahead")] == [0, 1, 1]
+    for name in cases:
+        alone = tmp_path / ("alone_ahead" if name.endswith("ahead") else "alone")
+        for expected, found in zip(metrics(alone), metrics(tmp_path / name), strict=True):
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-4), name
+        expected, found = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / name))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_server_that_dies_is_named(policy, server, sampler):

@@ -99,6 +99,10 @@ def test_all_mistakes_come_at_once(composed):
         ({"trainer.accelerator": "cpu", "model.attention": "varlen"}, "CUDA alone; set model.attention=auto"),
         ({"algorithm.micro_batch_rows": 8}, "micro_batch_rows is no setting; did you mean micro_batch_tokens"),
         (
+            {"trainer.strategy": "fsdp", "rollout.staleness": 1},
+            "gathered to sample and to learn, in turn; set rollout=vllm_server, rollout=vllm, trainer=ddp",
+        ),
+        (
             {"rollout.kind": "vllm_server", "rollout.top_p": 0.9},
             "rollout.top_p=0.9 with algorithm.sampling_correction=auto: what top-p cuts off is in every token's ratio, "
             "and their product fades with the length; set rollout.top_p=1, or "
