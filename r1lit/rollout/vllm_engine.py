@@ -6,6 +6,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PretrainedConfig
 
 from r1lit.rollout.settings import EngineSettings
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
-from r1lit.rollout.vllm_weights import NamedTensors, Received
+from r1lit.rollout.vllm_weights import Held, NamedTensors, Received, together
 from r1lit.rollout.vllm_worker import LOGPROBS, RECEIVER
 from r1lit.settings import ConfigError
 
@@ -84,12 +85,11 @@ class LocalEngine:
     @torch.no_grad()
     def receive(self, weights: NamedTensors, version: str) -> Received:
         """Load weights from the tensors as they are, and forget the keys and values of others."""
-        held = self._engine.collective_rpc("r1lit_load", args=(weights, version))[0]
+        held = together([Held(**one) for one in self._engine.collective_rpc("r1lit_load", args=(weights, version))])
         # Prompts seen before would else be continued from keys and values of the old weights.
-        if not self._engine.reset_prefix_cache():
-            held = held | {"version": f"{version}, beside a prefix cache of older ones"}
+        beside = "" if self._engine.reset_prefix_cache() else ", beside a prefix cache of older ones"
         self._engine.set_weight_version(version)
-        return Received(**held)
+        return replace(held, version=f"{held.version}{beside}")
 
     def sleep(self) -> None:
         """Free the cache and move the weights aside, where the platform can."""

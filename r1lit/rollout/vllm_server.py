@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -20,9 +21,11 @@ from torch import nn
 
 from r1lit.rollout.settings import ServerSettings
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
+from r1lit.rollout.vllm_shape import shape_of, shape_problem
+from r1lit.rollout.vllm_shares import spread_problem
 from r1lit.rollout.vllm_transfer import Channel
-from r1lit.rollout.vllm_weights import NamedTensors, Received
-from r1lit.rollout.vllm_worker import LOGPROBS, shape_of
+from r1lit.rollout.vllm_weights import Held, NamedTensors, Received, together
+from r1lit.rollout.vllm_worker import LOGPROBS
 from r1lit.settings import ConfigError, UserError
 
 START = "start it with python -m r1lit.rollout.vllm_serve MODEL --port PORT"
@@ -51,14 +54,15 @@ class RemoteEngine:
         self._settings = settings
         self._key = os.environ.get(settings.key_env, "") if settings.key_env else ""
         self._device = policy.get_input_embeddings().weight.device
-        served = self._call("r1lit_describe")
+        workers = self._call("r1lit_describe")
+        served, self._workers = workers[0] | self._get("/get_world_size"), len(workers)
         _require_fit(policy, settings.url, served)
         self.dtype, self.room = getattr(torch, served["dtype"]), served["max_model_len"]
         self._backend = _backend(settings, served["device"], self._device)
         self._channel = self._meet()
         self.description = (
             f"vLLM {self._get('/version')['version']} at {settings.url}, {served['dtype']} weights on "
-            f"{served['device']}, pushed by {self._backend}"
+            f"{served['device']}, {_spread(self._workers)}pushed by {self._backend}"
         )
 
     def complete(self, asks: Sequence[Ask], on_said: OnSaid) -> None:
@@ -83,11 +87,10 @@ class RemoteEngine:
                 with suppress(FutureTimeoutError):
                     answer.result(GRACE_SECONDS)
                 raise ServerError(f"{self._settings.url} took no more weights: {error}; {self._remedy}") from error
-            held = answer.result()
-        if not self._post("/reset_prefix_cache").get("success"):
-            held = held | {"version": f"{version}, beside a prefix cache of older ones"}
+            held = together([Held(**one) for one in answer.result()])
+        beside = "" if self._post("/reset_prefix_cache").get("success") else ", beside a prefix cache of older ones"
         self._post("/update_weight_version", {"new_version": version})
-        return Received(**held)
+        return replace(held, version=f"{held.version}{beside}")
 
     def sleep(self) -> None:
         """Nothing: a server does not share the trainer's memory."""
@@ -111,7 +114,13 @@ class RemoteEngine:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-        common = {"host": address, "port": store.port, "backend": self._backend, "timeout": self._settings.timeout}
+        common = {
+            "workers": self._workers,
+            "host": address,
+            "port": store.port,
+            "backend": self._backend,
+            "timeout": self._settings.timeout,
+        }
         with ThreadPoolExecutor(1) as thread:
             answer = thread.submit(self._call, "r1lit_connect", json.dumps(common))
             try:
@@ -156,9 +165,15 @@ class RemoteEngine:
         with suppress(ServerError):
             self._post("/abort_requests", {})
 
-    def _call(self, method: str, *arguments: str) -> Any:
-        answer = self._post("/collective_rpc", {"method": method, "args": list(arguments)})
-        return answer["results"][0] if answer else None
+    def _call(self, method: str, *arguments: str) -> list[dict[str, Any]]:
+        """What every worker of the server answers, in their order."""
+        results = self._post("/collective_rpc", {"method": method, "args": list(arguments)})["results"]
+        failed = [f"worker {one['worker']} failed: {one['failed']}" for one in results if "failed" in one]
+        if failed:
+            raise ServerError(f"{self._settings.url}: {'; '.join(failed)}; {self._remedy}")
+        if [one.get("worker") for one in results] != [*range(len(results))]:
+            raise ServerError(f"{self._settings.url}: its workers did not answer {method} in turn; {self._remedy}")
+        return results
 
     def _get(self, path: str) -> Any:
         return self._exchange(Request(self._settings.url + path, headers=self._headers))
@@ -198,20 +213,16 @@ class RemoteEngine:
 
 def _require_fit(policy: nn.Module, url: str, served: dict[str, Any]) -> None:
     """Refuse a server whose samples could not be learnt from, before weights are sent to it."""
-    mine = shape_of(policy.config)
-    apart = [f"{name}={value} (here {mine[name]})" for name, value in served["shape"].items() if value != mine[name]]
-    problems = []
-    if apart:
-        problems.append(f"rollout.server.url={url} serves another model: {', '.join(apart)}; {START} with this model")
+    problems = [problem] if (problem := shape_problem(url, served["shape"], shape_of(policy.config))) else []
     if served["logprobs_mode"] != LOGPROBS:
         problems.append(
             f"rollout.server.url={url} gives {served['logprobs_mode']}, not log-probs of the "
             f"distribution that it draws from; {START}"
         )
-    if served["workers"] != 1:
+    if odd := spread_problem(served["spread"], served["world_size"]):
         problems.append(
-            f"rollout.server.url={url} spreads its model over {served['workers']} workers, whose weights are not "
-            "compared yet; start it without --tensor-parallel-size and the like"
+            f"rollout.server.url={url} spreads its model with {odd}, under which weights are not compared yet; spread "
+            "it with --tensor-parallel-size N alone, on one host"
         )
     if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         problems.append(
@@ -220,6 +231,10 @@ def _require_fit(policy: nn.Module, url: str, served: dict[str, Any]) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _spread(workers: int) -> str:
+    return f"spread over {workers} workers, " if workers > 1 else ""
 
 
 def _backend(settings: ServerSettings, served: str, mine: torch.device) -> str:
