@@ -43,7 +43,7 @@ class LocalEngine:
     """
 
     def __init__(self, policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.dtype):
-        if problem := engine_problem():
+        if problem := engine_problem() or _length_problem(policy.config, settings):
             raise ConfigError([problem])
         # Read when vLLM is imported: the engine runs in this process, whose tensors it takes as they are.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -132,6 +132,16 @@ def engine_problem() -> str | None:
             "rollout=transformers, or train in one process"
         )
     return None
+
+
+def _length_problem(config: PretrainedConfig, settings: EngineSettings) -> str | None:
+    longest, positions = settings.max_model_len, getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not longest or not positions or longest <= positions:
+        return None
+    return (
+        f"rollout.engine.max_model_len={longest} is more than the model's {positions} positions; set "
+        f"rollout.engine.max_model_len={positions} or less, or stretch the positions with model.rope_scaling"
+    )
 
 
 def _start(policy: nn.Module, settings: EngineSettings, rows: int, dtype: torch.dtype, sleeps: bool) -> Any:

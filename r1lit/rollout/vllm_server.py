@@ -221,8 +221,8 @@ def _require_fit(policy: nn.Module, url: str, served: dict[str, Any]) -> None:
         )
     if odd := spread_problem(served["spread"], served["world_size"]):
         problems.append(
-            f"rollout.server.url={url} spreads its model with {odd}, under which weights are not compared yet; spread "
-            "it with --tensor-parallel-size N alone, on one host"
+            f"rollout.server.url={url} spreads its model with {odd}, under which pushed weights have not been "
+            "proven; start it with --tensor-parallel-size N alone, on one host, or with no such option"
         )
     if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         problems.append(

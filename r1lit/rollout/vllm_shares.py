@@ -22,12 +22,13 @@ EXECUTORS = frozenset({"uni", "mp"})
 """What may run the workers: the engine's own process, or processes of one host."""
 
 
-def spread(parallel: Any) -> dict[str, Any]:
-    """How a model is spread, from vLLM's ``ParallelConfig``, as plain values."""
+def spread(parallel: Any, experts: bool) -> dict[str, Any]:
+    """How a model is spread, with ``experts`` or none, from vLLM's ``ParallelConfig``, as plain values."""
     backend = parallel.distributed_executor_backend
     return {
         "workers": parallel.tensor_parallel_size,
         "executor": backend if isinstance(backend, str) else getattr(backend, "__name__", "uni"),
+        "experts": experts,
         **{name: getattr(parallel, name) for name in PROVEN},
     }
 
@@ -37,6 +38,8 @@ def spread_problem(spread: dict[str, Any], processes: int) -> str | None:
     odd = [f"{name}={spread[name]}" for name, proven in PROVEN.items() if spread[name] != proven]
     if spread["executor"] not in EXECUTORS:
         odd.append(f"distributed_executor_backend={spread['executor']}")
+    if spread["experts"] and spread["workers"] > 1:
+        odd.append(f"tensor_parallel_size={spread['workers']} for a mixture of experts")
     # An engine of several beside each other takes itself for the only one.
     if not odd and processes != spread["workers"]:
         odd.append(f"data_parallel_size={processes // spread['workers']}")

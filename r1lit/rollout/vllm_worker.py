@@ -55,7 +55,7 @@ class WeightReceiver:
             "device": self.device.type,
             "logprobs_mode": self.model_config.logprobs_mode,
             "max_model_len": self.model_config.max_model_len,
-            "spread": spread(self.parallel_config),
+            "spread": spread(self.parallel_config, self.model_config.is_moe),
         }
 
     def r1lit_load(self, weights: NamedTensors, version: str) -> dict[str, Any]:

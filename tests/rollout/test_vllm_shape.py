@@ -74,9 +74,11 @@ def test_other_rotary_positions_are_refused_with_what_to_start():
 
 
 def test_tensor_parallelism_alone_is_accepted():
-    plain = {"workers": 4, "executor": "mp", **PROVEN}
+    plain = {"workers": 4, "executor": "mp", "experts": False, **PROVEN}
     assert spread_problem(plain, 4) is None
     assert spread_problem(plain | {"pipeline_parallel_size": 2}, 8) == "pipeline_parallel_size=2"
     assert spread_problem(plain | {"executor": "ray"}, 4) == "distributed_executor_backend=ray"
+    assert spread_problem(plain | {"experts": True}, 4) == "tensor_parallel_size=4 for a mixture of experts"
+    assert spread_problem(plain | {"experts": True, "workers": 1}, 1) is None
     # Engines beside each other do not know of one another.
     assert spread_problem(plain, 8) == "data_parallel_size=2"
