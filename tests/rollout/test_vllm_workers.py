@@ -15,15 +15,26 @@ from urllib.request import Request, urlopen
 import pytest
 import torch
 from spoiling_worker import RECEIVER
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 from vllm_serving import start, stop
 
 from r1lit.models.loading import ModelSettings, load_policy, load_tokenizer
-from r1lit.models.rope import RopeScaling
+from r1lit.models.rope import RopeScaling, stretch_positions
 from r1lit.rollout.settings import ServerSettings
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.rollout.vllm_sampler import VLLMSampler
 from r1lit.rollout.vllm_server import RemoteEngine, ServerError
+from r1lit.rollout.vllm_shape import shape_of, shape_problem
 from r1lit.rollout.vllm_weights import WeightPushError
 from r1lit.settings import ConfigError
 from r1lit.types import Prompt, Sampling
@@ -33,6 +44,17 @@ pytestmark = pytest.mark.timeout(1200)
 
 PROMPTS = [Prompt(ids=tuple((7 * n + 3) % 600 for n in range(length)), raw="") for length in (300, 4, 55)]
 STRETCHED = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256, "rope_theta": 10000.0}
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 5e5}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +127,33 @@ def ask(url: str, method: str, *arguments: str) -> list:
 
 def spoil(server, **how) -> None:
     assert [answer["worker"] for answer in ask(server[1], "r1lit_spoil", json.dumps(how))] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("config", "stretched"),
+    [
+        (LlamaConfig(**SMALL), "yarn"),
+        (LlamaConfig(**SMALL, rope_parameters=LLAMA3 | {"original_max_position_embeddings": 1024}), None),
+        (Qwen2Config(**SMALL), "linear"),
+        (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=32, max_window_layers=1), None),
+        (Qwen3Config(**SMALL), None),
+        (MistralConfig(**SMALL), None),
+        (Phi3Config(**SMALL), None),
+        (Gemma2Config(**SMALL), None),
+        (Gemma3TextConfig(**SMALL), None),
+    ],
+    ids=lambda value: getattr(value, "model_type", value),
+)
+def test_vllm_reads_a_config_as_the_trainer_does(config, stretched, tmp_path):
+    from vllm.transformers_utils.config import get_config
+
+    if stretched:
+        stretch_positions(config, RopeScaling(type=stretched, factor=4), "made up")
+    config.save_pretrained(tmp_path)
+    mine = shape_of(AutoConfig.from_pretrained(tmp_path))
+    served = shape_of(get_config(str(tmp_path), trust_remote_code=False))
+    assert shape_problem("URL", json.loads(json.dumps(served)), mine) is None
+    assert stretched is None or mine["rope"]["rope_type"] == stretched
 
 
 def test_other_rotary_positions_are_refused(folder, server):

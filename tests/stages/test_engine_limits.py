@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,17 +12,23 @@ from omegaconf import OmegaConf
 
 from r1lit.__main__ import config_directory
 from r1lit.settings import ConfigError
-from r1lit.stages.run import read
+from r1lit.stages.run import Run, read
+from r1lit.stages.setup import _check_lengths
+from r1lit.types import Prompt
 
 ROOM, PROMPTS = "rollout.engine.max_model_len", "data.max_prompt_tokens"
 
 
-def found(*overrides: str) -> list[str]:
+def composed(*overrides: str) -> Run:
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_directory(), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return read(config, Path("unused"))
+
+
+def found(*overrides: str) -> list[str]:
     try:
-        read(config, Path("unused"))
+        composed(*overrides)
     except ConfigError as error:
         return error.problems
     return []
@@ -61,3 +68,13 @@ def test_a_server_has_a_length_of_its_own_and_the_same_temperatures():
 
 def test_transformers_draws_at_any_temperature():
     assert found("rollout.temperature=0.005", "evaluation.temperature=3") == []
+
+
+def test_a_server_with_too_little_room_is_told_before_it_is_asked():
+    """Its engine's length is known once it is met, and the prompts' once they are loaded."""
+    run = composed("rollout=vllm_server", "rollout.max_tokens=200", "evaluation.enabled=false", "evaluation.every=0")
+    prompts = SimpleNamespace(train=[Prompt(ids=(1,) * 40, raw="")], validation=[])
+    _check_lengths(run, prompts, 240, "the engine's")
+    _check_lengths(run, prompts, None, "the engine's")
+    with pytest.raises(ConfigError, match=r"rollout.max_tokens=200 beside the longest prompt of 40 tokens .* engine's 239"):
+        _check_lengths(run, prompts, 239, "the engine's")
