@@ -26,6 +26,10 @@ RECEIVER = "r1lit.rollout.vllm_worker.WeightReceiver"
 LOGPROBS = "processed_logprobs"
 """vLLM's name of log-probs under the distribution that is drawn from: after temperature and top-p."""
 
+Seen = dict[nn.Module, dict[str, list[Share]]]
+"""What each module held of its parameters when it was looked at."""
+
+
 def _told(method: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """A worker's failure as its answer.
 
@@ -82,9 +86,6 @@ class WeightReceiver:
             # Whatever went wrong, the trainer is sending the rest and must not wait for ever.
             for _ in weights:
                 pass
-
-
-Seen = dict[nn.Module, dict[str, list[Share]]]
 
 
 @contextmanager

@@ -76,5 +76,5 @@ def test_a_server_with_too_little_room_is_told_before_it_is_asked():
     prompts = SimpleNamespace(train=[Prompt(ids=(1,) * 40, raw="")], validation=[])
     _check_lengths(run, prompts, 240, "the engine's")
     _check_lengths(run, prompts, None, "the engine's")
-    with pytest.raises(ConfigError, match=r"rollout.max_tokens=200 beside the longest prompt of 40 tokens .* engine's 239"):
+    with pytest.raises(ConfigError, match=r"max_tokens=200 beside the longest prompt of 40 tokens .* engine's 239"):
         _check_lengths(run, prompts, 239, "the engine's")
