@@ -265,10 +265,20 @@ def _refused(error: UserError, directory: Path) -> JobError:
 def _discard(directory: Path) -> None:
     """Remove the directory of a run that never began."""
     if {path.name for path in directory.iterdir()} <= {".hydra", ".lock", "r1lit.log", "config.yaml", OVERRIDES}:
+        _let_go(directory)
         shutil.rmtree(directory)
         with suppress(OSError):
             # It was made for this run alone, if nothing else is in it.
             directory.parent.rmdir()
+
+
+def _let_go(directory: Path) -> None:
+    """Log no more to a directory: a handler that a library has closed meanwhile, as vLLM does, would open it again."""
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if isinstance(one, logging.FileHandler)]:
+        if Path(handler.baseFilename).resolve().parent == directory.resolve():
+            root.removeHandler(handler)
+            handler.close()
 
 
 def _leave(error: UserError) -> NoReturn:

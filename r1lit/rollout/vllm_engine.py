@@ -7,6 +7,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +19,7 @@ from r1lit.distributed.launch import launched
 from r1lit.distributed.plan import computing_device
 from r1lit.rollout.settings import EngineSettings
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
-from r1lit.rollout.vllm_weights import NamedTensors, Received
+from r1lit.rollout.vllm_weights import Held, NamedTensors, Received, together
 from r1lit.rollout.vllm_worker import LOGPROBS, RECEIVER
 from r1lit.settings import ConfigError
 
@@ -49,7 +50,7 @@ class LocalEngine:
     receives = True
 
     def __init__(self, policy: PreTrainedModel, settings: EngineSettings, rows: int, dtype: torch.dtype):
-        if problem := engine_problem():
+        if problem := engine_problem() or _length_problem(policy.config, settings):
             raise ConfigError([problem])
         # Read when vLLM is imported: the engine runs in this process, whose tensors it takes as they are.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -91,12 +92,11 @@ class LocalEngine:
     @torch.no_grad()
     def receive(self, weights: NamedTensors, version: str) -> Received:
         """Load weights from the tensors as they are, and forget the keys and values of others."""
-        held = self._engine.collective_rpc("r1lit_load", args=(weights, version))[0]
+        held = together([Held(**one) for one in self._engine.collective_rpc("r1lit_load", args=(weights, version))])
         # Prompts seen before would else be continued from keys and values of the old weights.
-        if not self._engine.reset_prefix_cache():
-            held = held | {"version": f"{version}, beside a prefix cache of older ones"}
+        beside = "" if self._engine.reset_prefix_cache() else ", beside a prefix cache of older ones"
         self._engine.set_weight_version(version)
-        return Received(**held)
+        return replace(held, version=f"{held.version}{beside}")
 
     def sleep(self) -> None:
         """Free the cache and move the weights aside, where the platform can."""
@@ -134,6 +134,16 @@ def engine_problem() -> str | None:
     if find_spec("vllm") is None:
         return MISSING
     return None
+
+
+def _length_problem(config: PretrainedConfig, settings: EngineSettings) -> str | None:
+    longest, positions = settings.max_model_len, getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not longest or not positions or longest <= positions:
+        return None
+    return (
+        f"rollout.engine.max_model_len={longest} is more than the model's {positions} positions; set "
+        f"rollout.engine.max_model_len={positions} or less, or stretch the positions with model.rope_scaling"
+    )
 
 
 def _start(policy: PreTrainedModel, settings: EngineSettings, rows: int, dtype: torch.dtype, sleeps: bool) -> Any:

@@ -134,6 +134,11 @@ class VLLMSampler:
         return self.engine.description
 
     @property
+    def room(self) -> int:
+        """Positions for a prompt and its completion."""
+        return self.engine.room
+
+    @property
     def version(self) -> str:
         """The last push, named so that another trainer's is told from it."""
         return f"{self._nonce}-{self._pushes}"

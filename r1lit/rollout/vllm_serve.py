@@ -1,5 +1,9 @@
 """Start a vLLM server that a run can sample from: ``python -m r1lit.rollout.vllm_serve MODEL [options of vllm serve]``.
 
+``--tensor-parallel-size N`` spreads the model over N GPUs of the host; other ways to spread it are refused by the
+trainer. (On CPUs vLLM wants a memory node for each worker, unless ``VLLM_CPU_OMP_THREADS_BIND=nobind`` is set.) Rotary
+positions that the model's folder has not are given with ``--hf-overrides``, as the trainer's error spells it.
+
 It listens on this host alone unless ``--host`` says otherwise. Whoever reaches it can change its weights, so it belongs
 on a private network.
 """

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -24,9 +25,11 @@ from r1lit.distributed.plan import computing_device
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.rollout.settings import ServerSettings
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said
+from r1lit.rollout.vllm_shape import shape_of, shape_problem
+from r1lit.rollout.vllm_shares import spread_problem
 from r1lit.rollout.vllm_transfer import Channel
-from r1lit.rollout.vllm_weights import NamedTensors, Received
-from r1lit.rollout.vllm_worker import LOGPROBS, shape_of
+from r1lit.rollout.vllm_weights import Held, NamedTensors, Received, together
+from r1lit.rollout.vllm_worker import LOGPROBS
 from r1lit.settings import ConfigError, UserError
 
 START = "start it with python -m r1lit.rollout.vllm_serve MODEL --port PORT"
@@ -62,7 +65,8 @@ class RemoteEngine:
         self._settings, self.receives = settings, ranks.first
         self._key = os.environ.get(settings.key_env, "") if settings.key_env else ""
         self._device = computing_device(policy)
-        served = self._call("r1lit_describe")
+        workers = self._call("r1lit_describe")
+        served, self._workers = workers[0] | self._get("/get_world_size"), len(workers)
         _require_fit(policy, settings.url, served)
         self.dtype, self.room = getattr(torch, served["dtype"]), served["max_model_len"]
         self._backend = _backend(settings, served["device"], self._device)
@@ -70,7 +74,7 @@ class RemoteEngine:
             self._channel = self._meet() if self.receives else None
         self.description = (
             f"vLLM {self._get('/version')['version']} at {settings.url}, {served['dtype']} weights on "
-            f"{served['device']}, pushed by {self._backend}"
+            f"{served['device']}, {_spread(self._workers)}pushed by {self._backend}"
         )
 
     def complete(self, asks: Sequence[Ask], on_said: OnSaid) -> None:
@@ -96,11 +100,10 @@ class RemoteEngine:
                 with suppress(FutureTimeoutError):
                     answer.result(GRACE_SECONDS)
                 raise ServerError(f"{self._settings.url} took no more weights: {error}; {self._remedy}") from error
-            held = answer.result()
-        if not self._post("/reset_prefix_cache").get("success"):
-            held = held | {"version": f"{version}, beside a prefix cache of older ones"}
+            held = together([Held(**one) for one in answer.result()])
+        beside = "" if self._post("/reset_prefix_cache").get("success") else ", beside a prefix cache of older ones"
         self._post("/update_weight_version", {"new_version": version})
-        return Received(**held)
+        return replace(held, version=f"{held.version}{beside}")
 
     def sleep(self) -> None:
         """Nothing: a server does not share the trainer's memory."""
@@ -124,7 +127,13 @@ class RemoteEngine:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-        common = {"host": address, "port": store.port, "backend": self._backend, "timeout": self._settings.timeout}
+        common = {
+            "workers": self._workers,
+            "host": address,
+            "port": store.port,
+            "backend": self._backend,
+            "timeout": self._settings.timeout,
+        }
         with ThreadPoolExecutor(1) as thread:
             answer = thread.submit(self._call, "r1lit_connect", json.dumps(common))
             try:
@@ -170,9 +179,15 @@ class RemoteEngine:
         with suppress(ServerError):
             self._post("/abort_requests", {"request_ids": [f"{PREFIX}{name}" for name in names]})
 
-    def _call(self, method: str, *arguments: str) -> Any:
-        answer = self._post("/collective_rpc", {"method": method, "args": list(arguments)})
-        return answer["results"][0] if answer else None
+    def _call(self, method: str, *arguments: str) -> list[dict[str, Any]]:
+        """What every worker of the server answers, in their order."""
+        results = self._post("/collective_rpc", {"method": method, "args": list(arguments)})["results"]
+        failed = [f"worker {one['worker']} failed: {one['failed']}" for one in results if "failed" in one]
+        if failed:
+            raise ServerError(f"{self._settings.url}: {'; '.join(failed)}; {self._remedy}")
+        if [one.get("worker") for one in results] != [*range(len(results))]:
+            raise ServerError(f"{self._settings.url}: its workers did not answer {method} in turn; {self._remedy}")
+        return results
 
     def _get(self, path: str) -> Any:
         return self._exchange(Request(self._settings.url + path, headers=self._headers))
@@ -212,23 +227,23 @@ class RemoteEngine:
 
 def _require_fit(policy: PreTrainedModel, url: str, served: dict[str, Any]) -> None:
     """Refuse a server whose samples could not be learnt from, before weights are sent to it."""
-    mine = shape_of(policy.config)
-    apart = [f"{name}={value} (here {mine[name]})" for name, value in served["shape"].items() if value != mine[name]]
-    problems = []
-    if apart:
-        problems.append(f"rollout.server.url={url} serves another model: {', '.join(apart)}; {START} with this model")
+    problems = [problem] if (problem := shape_problem(url, served["shape"], shape_of(policy.config))) else []
     if served["logprobs_mode"] != LOGPROBS:
         problems.append(
             f"rollout.server.url={url} gives {served['logprobs_mode']}, not log-probs of the "
             f"distribution that it draws from; {START}"
         )
-    if served["workers"] != 1:
+    if odd := spread_problem(served["spread"], served["world_size"]):
         problems.append(
-            f"rollout.server.url={url} spreads its model over {served['workers']} workers, whose weights are not "
-            "compared yet; start it without --tensor-parallel-size and the like"
+            f"rollout.server.url={url} spreads its model with {odd}, under which pushed weights have not been "
+            "proven; start it with --tensor-parallel-size N alone, on one host, or with no such option"
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _spread(workers: int) -> str:
+    return f"spread over {workers} workers, " if workers > 1 else ""
 
 
 def _backend(settings: ServerSettings, served: str, mine: torch.device) -> str:

@@ -1,7 +1,8 @@
 """A channel between the trainer and an engine in another process: weights by broadcast, tensor after tensor.
 
 Every tensor follows a header of fixed size that announces its name, shape and dtype as JSON: nothing is unpickled, and
-neither side holds more than one tensor beside its model.
+no process holds more than one tensor beside its model. Each of several workers gets every tensor whole, and keeps its
+share of it.
 """
 
 from __future__ import annotations
@@ -21,37 +22,39 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float1
 """What may be announced."""
 
 GROUPS = {
-    "gloo": lambda store, rank, limit: dist.ProcessGroupGloo(store, rank, 2, limit),
-    "nccl": lambda store, rank, limit: dist.ProcessGroupNCCL(store, rank, 2, limit),
+    "gloo": lambda store, rank, size, limit: dist.ProcessGroupGloo(store, rank, size, limit),
+    "nccl": lambda store, rank, size, limit: dist.ProcessGroupNCCL(store, rank, size, limit),
 }
 """What carries the tensors: NCCL from GPU to GPU, gloo through the hosts' memory."""
 
 MEETING_SECONDS = 60.0
-"""The two sides must find each other within this."""
+"""All of the group must find each other within this."""
 
 _HEADER_BYTES = 1024
 _END, _BROKEN = {"end": True}, {"broken": True}
 
 
 class Channel:
-    """A group of two, apart from any that the process is in: rank 0 sends, rank 1 receives.
+    """A group apart from any that the process is in: rank 0 sends, and all others receive the same.
 
     Args:
-        rank: 0, the trainer, or 1, the engine.
+        rank: 0, the trainer, or 1 and more, the engine's workers.
+        workers: of the engine.
         host: where the trainer listens.
         port: and at which port.
         backend: ``gloo`` or ``nccl``.
         timeout: seconds that a tensor may take.
         device: where the tensors are.
-        store: the trainer's own meeting point; the engine looks it up at the address.
+        store: the trainer's own meeting point; a worker looks it up at the address.
 
     Raises:
-        RuntimeError: where the other side does not come.
+        RuntimeError: where one of them does not come.
     """
 
     def __init__(
         self,
         rank: int,
+        workers: int,
         host: str,
         port: int,
         backend: str,
@@ -62,11 +65,11 @@ class Channel:
         meeting = timedelta(seconds=MEETING_SECONDS)
         self._store = store or dist.TCPStore(host, port, is_master=False, timeout=meeting)
         self._device = device if backend == "nccl" else torch.device("cpu")
-        self._group = GROUPS[backend](dist.PrefixStore("r1lit", self._store), rank, meeting)
+        self._group = GROUPS[backend](dist.PrefixStore("r1lit", self._store), rank, 1 + workers, meeting)
         self._limit = timedelta(seconds=timeout)
 
     def send(self, weights: NamedTensors) -> None:
-        """Send all weights; where they cannot be made, tell the other side that no more will come."""
+        """Send all weights; where they cannot be made, tell the others that no more will come."""
         try:
             for name, tensor in weights:
                 dtype = str(tensor.dtype).removeprefix("torch.")

@@ -14,6 +14,9 @@ from r1lit.settings import UserError
 NamedTensors = Iterable[tuple[str, Tensor]]
 """Weights under the names of a Hugging Face checkpoint; a tied weight appears once."""
 
+Share = tuple[int, int, int]
+"""The digest of a part of a parameter, which part it is, and of how many: (d, 0, 1) is the whole."""
+
 _CHUNK = 1 << 22
 _FIRST, _SECOND = 0x27D4EB2F165667C5, 0x1F123BB5159A55E5
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -40,6 +43,49 @@ class Received:
     digests: Mapping[str, int | None]
     stale: Sequence[str] = ()
     fused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one worker of an engine says it holds after a push, in plain values, as they come over a network.
+
+    Attributes:
+        worker: its number.
+        version: the push that it believes it holds.
+        digests: of each of its parameters, None where one was not loaded, with the share of the whole that it has.
+        stale: modules that compute with a copy of their weight that was made before this push.
+        fused: a module of the engine to the modules of the checkpoint that it is made of.
+    """
+
+    worker: int
+    version: str
+    digests: Mapping[str, Sequence[Share] | None]
+    stale: Sequence[str] = ()
+    fused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def together(held: Sequence[Held]) -> Received:
+    """What all workers of an engine hold: shares added up, and what several hold once, where they agree."""
+    versions = list(dict.fromkeys(one.version for one in held))
+    names = dict.fromkeys(name for one in held for name in one.digests)
+    digests = {name: _whole([one.digests.get(name) for one in held]) for name in names}
+    stale = [name if len(held) == 1 else f"{name} of worker {one.worker}" for one in held for name in one.stale]
+    return Received(", ".join(versions), digests, stale, held[0].fused)
+
+
+def _whole(held: Sequence[Sequence[Share] | None]) -> int | None:
+    """A parameter's digest from what each worker holds of it; None where that does not make a whole."""
+    if None in held or len({len(one) for one in held}) != 1:
+        return None
+    total = 0
+    # A fused weight's queries may be spread otherwise than its keys and values.
+    for parts in zip(*held, strict=True):
+        found = {(part, of, value) for value, part, of in parts}
+        of = len(found)
+        if {(part, count) for part, count, _ in found} != {(part, of) for part in range(of)}:
+            return None
+        total += sum(value for _, _, value in found)
+    return total % _MODULUS
 
 
 def named_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:

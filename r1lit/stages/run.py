@@ -17,6 +17,7 @@ from r1lit.modules.settings import AlgorithmSettings, OptimizerSettings, RewardM
 from r1lit.rewards.spec import RewardSettings
 from r1lit.rollout.settings import RolloutSettings
 from r1lit.settings import ConfigError, Settings, parse, suggest
+from r1lit.stages.engine_limits import engine_problems
 from r1lit.stages.machine import machine_problems
 from r1lit.stages.pipeline_settings import PipelineSettings
 from r1lit.stages.settings import (
@@ -138,6 +139,9 @@ def read(config: Mapping[str, Any], directory: Path, found: Sequence[str] = ()) 
     problems += _stage_problems(config, sections)
     problems += machine_problems(config.get("stage", "fit"), sections, rewards)
     problems += _rollout_problems(sections)
+    stage = config.get("stage", "fit")
+    evaluates = "evaluation" in sections and _evaluates(stage, sections["evaluation"])
+    problems += engine_problems(stage, evaluates, sections)
     if problems:
         raise ConfigError(line.replace("command.", "") if line.startswith("command.") else line for line in problems)
     return Run(directory=directory, rewards=rewards, **command, **sections)

@@ -166,9 +166,10 @@ def workbench(run: Run, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] 
         policy = policy if loaded else placed(run, policy)
         prompts = _prompts(run, tokenizer)
         _check_held_out(run, prompts)
-        _check_lengths(run, policy, prompts)
+        _check_lengths(run, prompts, getattr(policy.config, "max_position_embeddings", None), "the model's")
         _check_neural(run, prompts)
         sampler = build_sampler(run.rollout, policy, tokenizer, dtype_of(run, policy), ranks_of(run))
+        _check_lengths(run, prompts, getattr(sampler, "room", None), "the engine's")
         yield _shared(run, Workbench(policy, tokenizer, prompts, sampler, rewards, ranks_of(run)))
 
 
@@ -228,8 +229,7 @@ def _check_neural(run: Run, prompts: LoadedPrompts) -> None:
         raise ConfigError(problems)
 
 
-def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) -> None:
-    positions = getattr(policy.config, "max_position_embeddings", None)
+def _check_lengths(run: Run, prompts: LoadedPrompts, positions: int | None, whose: str) -> None:
     measured = "evaluation" if run.evaluation.sources else "data"
     used = []
     if run.command.stage in SAMPLES:
@@ -241,7 +241,7 @@ def _check_lengths(run: Run, policy: PreTrainedModel, prompts: LoadedPrompts) ->
         prompt = max(len(prompt.ids) for prompt in asked)
         if positions and prompt + tokens > positions:
             problems.append(
-                f"{name}={tokens} beside the longest prompt of {prompt} tokens is more than the model's {positions} "
+                f"{name}={tokens} beside the longest prompt of {prompt} tokens is more than {whose} {positions} "
                 f"positions; set {name}={positions - prompt} or less, or lower {section}.max_prompt_tokens"
             )
     if problems:

@@ -66,7 +66,7 @@ def python() -> str:
     return str(interpreter)
 
 
-@pytest.mark.parametrize("module", ["test_vllm_sampler.py", "test_vllm_server.py"])
+@pytest.mark.parametrize("module", ["test_vllm_sampler.py", "test_vllm_server.py", "test_vllm_workers.py"])
 def test_with_the_real_vllm(python, module):
     options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib", "-q", "-rs"]
     output = run(python, "-m", "pytest", *options, f"tests/rollout/{module}", timeout=TEST_SECONDS, OMP_NUM_THREADS="1")

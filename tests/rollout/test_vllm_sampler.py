@@ -16,6 +16,7 @@ from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.rollout.vllm_engine import LocalEngine
 from r1lit.rollout.vllm_sampler import VLLMSampler
 from r1lit.rollout.vllm_weights import WeightPushError
+from r1lit.settings import ConfigError
 from r1lit.types import Prompt, Rollout, Sampling
 
 pytest.importorskip("vllm")
@@ -192,3 +193,8 @@ def test_an_engine_that_computes_something_else_is_refused(policy, sampler, monk
 def test_a_prompt_without_room_is_refused(sampler):
     with pytest.raises(ValueError, match=r"a prompt of 300 tokens .*max_tokens=300 need more than the engine's 512"):
         sampler.generate(PROMPTS, 1, Sampling(max_tokens=300), seed=0)
+
+
+def test_an_engine_longer_than_the_model_is_refused_before_it_starts(policy):
+    with pytest.raises(ConfigError, match=r"max_model_len=513 is more than the model's 512 positions; set .*=512"):
+        LocalEngine(policy[0], EngineSettings(max_model_len=513), 4, torch.float32)

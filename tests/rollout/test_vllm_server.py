@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
-import sys
-import time
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 import torch
 from launching import TORCHRUN, environment
 from safetensors.torch import load_file
 from shared_runs import run_cases
+from vllm_serving import PATIENCE_SECONDS, start, stop
 
 from r1lit.callbacks.recorder import read_metrics
 from r1lit.models.loading import ModelSettings, load_policy
@@ -33,7 +27,6 @@ from r1lit.types import Prompt, Sampling
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.timeout(1200)
 
-PATIENCE_SECONDS = 600
 PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 PROMPTS = [Prompt(ids=tuple((7 * n + 3) % 600 for n in range(length)), raw="") for length in (300, 4, 55)]
 QUICK = ["algorithm.steps=2", "algorithm.prompts_per_step=4", "algorithm.group_size=4", "data.limit=60"]
@@ -55,35 +48,6 @@ SHARED = [
     "logger=none",
 ]
 ALONE = ["evaluation.enabled=false", "preflight.enabled=false", "trainer.checkpoint_every=1"]
-
-
-def start(dtype: str, log: Path) -> tuple[subprocess.Popen, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--port", str(port), "--dtype", dtype, "--enforce-eager", "--kv-cache-memory-bytes", str(2**27)]
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "r1lit.rollout.vllm_serve", "tiny", *options, "--max-num-seqs", "64"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()[-4000:]
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return server, f"http://127.0.0.1:{port}"
-        except (URLError, OSError):
-            time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-4000:])
-
-
-def stop(server: subprocess.Popen) -> None:
-    if server.poll() is None:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +176,16 @@ def test_two_processes_learn_what_one_does(server, tmp_path):
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-4), name
         expected, found = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / name))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_engine_that_does_not_start_says_why(r1lit, tmp_path):
+    """vLLM has closed the handlers of the run's own log by then."""
+    tiny = ["rollout.engine.enforce_eager=true", "rollout.engine.kv_cache_gb=0.0001"]
+    done = r1lit("rollout=vllm", *tiny, *QUICK, *ALONE, check=False, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 2
+    assert "rollout.kind=vllm: vLLM does not start: No available memory for the cache blocks" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_server_that_dies_is_named(policy, server, sampler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
@@ -14,7 +15,16 @@ from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rollout.settings import ServerSettings
 from r1lit.rollout.vllm_server import RemoteEngine, ServerError
 from r1lit.rollout.vllm_transfer import Channel
-from r1lit.rollout.vllm_weights import Received, Sent, WeightPushError, digest, named_weights, require_received
+from r1lit.rollout.vllm_weights import (
+    Held,
+    Received,
+    Sent,
+    WeightPushError,
+    digest,
+    named_weights,
+    require_received,
+    together,
+)
 
 FUSED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
 
@@ -77,21 +87,20 @@ def test_anything_else_stops_the_run(sent, spoil, said):
     assert "resume=RUN" in str(raised.value)
 
 
-def connected() -> tuple[Channel, Channel]:
+def connected(workers: int = 1, timeout: float = 30.0) -> list[Channel]:
+    """The sender's end, and those of the workers."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {
+        "workers": workers,
         "host": "127.0.0.1",
         "port": store.port,
         "backend": "gloo",
-        "timeout": 30.0,
+        "timeout": timeout,
         "device": torch.device("cpu"),
     }
-    made: dict[int, Channel] = {}
-    thread = threading.Thread(target=lambda: made.update({1: Channel(rank=1, **common)}))
-    thread.start()
-    made[0] = Channel(rank=0, store=store, **common)
-    thread.join()
-    return made[0], made[1]
+    with ThreadPoolExecutor(workers) as threads:
+        ends = [threads.submit(Channel, rank=1 + worker, **common) for worker in range(workers)]
+        return [Channel(rank=0, store=store, **common), *(end.result() for end in ends)]
 
 
 def received(channel: Channel, into: list) -> threading.Thread:
@@ -107,15 +116,16 @@ def received(channel: Channel, into: list) -> threading.Thread:
 
 
 def test_weights_cross_the_channel_bit_by_bit(policy):
-    sender, receiver = connected()
+    sender, *receivers = connected(workers=3)
     for dtype in (torch.float32, torch.bfloat16):
-        got: list = []
-        thread = received(receiver, got)
+        got: list[list] = [[] for _ in receivers]
+        threads = [received(*pair) for pair in zip(receivers, got, strict=True)]
         weights = Sent(named_weights(policy), dtype)
         sender.send(weights)
-        thread.join()
-        assert {name: digest(tensor) for name, tensor in got} == weights.digests
-        assert all(tensor.dtype == dtype for _, tensor in got)
+        for thread, found in zip(threads, got, strict=True):
+            thread.join()
+            assert {name: digest(tensor) for name, tensor in found} == weights.digests
+            assert all(tensor.dtype == dtype for _, tensor in found)
 
 
 def test_a_sender_that_fails_leaves_nobody_waiting(policy):
@@ -123,13 +133,84 @@ def test_a_sender_that_fails_leaves_nobody_waiting(policy):
         yield next(named_weights(policy))
         raise MemoryError("merging an adapter")
 
-    sender, receiver = connected()
-    got: list = []
-    thread = received(receiver, got)
+    sender, *receivers = connected(workers=2)
+    got: list[list] = [[] for _ in receivers]
+    threads = [received(*pair) for pair in zip(receivers, got, strict=True)]
     with pytest.raises(MemoryError):
         sender.send(failing())
+    for thread, found in zip(threads, got, strict=True):
+        thread.join()
+        assert "broke off" in str(found[-1])
+
+
+def test_a_worker_that_does_not_listen_is_not_waited_for_without_end(policy):
+    sender, listens, _ = connected(workers=2, timeout=1.0)
+    thread = received(listens, [])
+    with pytest.raises(RuntimeError):
+        sender.send(named_weights(policy))
+    del sender
     thread.join()
-    assert "broke off" in str(got[-1])
+
+
+WORKERS = 4
+WHOLE = {"mlp": torch.arange(1.0, 13), "norm": torch.arange(20.0, 24), "qkv": torch.arange(30.0, 42)}
+
+
+def spread_over_workers() -> list[dict[str, list]]:
+    """What each of four workers says of a parameter that is cut up, of one that all hold, and of queries (the first
+    eight) with two heads of keys, each of which two workers hold."""
+    queries, keys = WHOLE["qkv"].split([8, 4])
+    return [
+        {
+            "mlp": [(digest(WHOLE["mlp"].chunk(WORKERS)[worker]), worker, WORKERS)],
+            "norm": [(digest(WHOLE["norm"]), 0, 1)],
+            "qkv": [
+                (digest(queries.chunk(WORKERS)[worker]), worker, WORKERS),
+                (digest(keys.chunk(2)[worker // 2]), worker // 2, 2),
+            ],
+        }
+        for worker in range(WORKERS)
+    ]
+
+
+def digests_together(said: list[dict[str, list]]) -> dict[str, int | None]:
+    return dict(together([Held(worker, "a-1", one) for worker, one in enumerate(said)]).digests)
+
+
+def test_what_several_workers_hold_adds_up_to_the_whole():
+    assert digests_together(spread_over_workers()) == {name: digest(tensor) for name, tensor in WHOLE.items()}
+
+
+def test_no_worker_s_share_can_be_wrong_unnoticed():
+    right = digests_together(spread_over_workers())
+    for worker in range(WORKERS):
+        for name, part in [("mlp", 0), ("norm", 0), ("qkv", 0), ("qkv", 1)]:
+            said = spread_over_workers()
+            value, index, of = said[worker][name][part]
+            said[worker][name][part] = (value ^ 1, index, of)
+            found = digests_together(said)
+            assert found.pop(name) != right[name]
+            assert found.items() <= right.items()
+            for missing in (None, []):
+                said[worker][name] = missing
+                assert digests_together(said)[name] is None
+    assert digests_together(spread_over_workers()[:-1])["mlp"] is None
+
+
+def test_a_share_taken_for_another_does_not_pass():
+    right, said = digests_together(spread_over_workers()), spread_over_workers()
+    for worker, one in enumerate(said):
+        one["mlp"] = [(one["mlp"][0][0], 0, 1)]
+        one["norm"] = [(one["norm"][0][0], worker, WORKERS)]
+    found = digests_together(said)
+    assert found["mlp"] is None
+    assert found["norm"] != right["norm"]
+
+
+def test_workers_of_different_pushes_are_told_apart():
+    held = [Held(0, "a-2", {}), Held(1, "a-1", {}, stale=["lm_head.weight"])]
+    assert together(held).version == "a-2, a-1"
+    assert together(held).stale == ["lm_head.weight of worker 1"]
 
 
 def test_a_server_that_is_not_there(policy):
