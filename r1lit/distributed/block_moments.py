@@ -132,7 +132,7 @@ def _cut_anew(name: str, local: Tensor, first: int, pieces: list[dict[str, Tenso
         raise ShardsError(f"of {name} the checkpoint holds {found} of {local.shape[0]} rows from row {first} on")
     contents = _contents(local)
     if any(PLAIN in piece for piece in (*pieces, contents)):
-        local.copy_(torch.cat([_numbers(piece) for piece in pieces]))
+        local.copy_(torch.cat([_numbers(piece) for piece in pieces]).to(local.device))
         return
     contents["qmap"].copy_(pieces[0]["qmap"])
     for kind in ("codes", "scale"):

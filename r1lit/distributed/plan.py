@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, TypeVar
@@ -136,16 +137,16 @@ def whole_weights(model: nn.Module, merge: bool = True) -> dict[str, Tensor] | N
     """
     if not is_sharded(model):
         return None
-    if adapted(model) and merge:
-        return _merged_layer_by_layer(model)
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - dict(model.named_parameters()).keys()
+    if adapted(model) and merge:
+        return _merged_layer_by_layer(model, [name for name in plain_names(model) if name not in tied])
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return {name: tensor for name, tensor in weights.items() if name not in tied}
 
 
-def _merged_layer_by_layer(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Every plain weight with its adapters added; tied ones under all their names."""
-    left, weights = plain_names(model), {}
+def _merged_layer_by_layer(model: PreTrainedModel, left: Sequence[str]) -> dict[str, Tensor]:
+    """Weights by their plain names, with their adapters added."""
+    weights: dict[str, Tensor] = {}
     places = {name: module for name, module in model.named_modules() if isinstance(module, FSDPModule)}
     # The longest name first: what no layer holds is left to the model itself.
     for place, module in sorted(places.items(), key=lambda item: -len(item[0])):

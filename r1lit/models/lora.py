@@ -175,11 +175,15 @@ def save_merged(
     """Write the model as any tool knows it: the adapters added to the weights, and the weights unpacked.
 
     The model itself is left as it is: to add adapters and to take them away again would not give the same weights.
-    ``weights`` are the merged ones of a sharded model.
+    ``weights`` are the merged ones of a sharded model; of those that are tied, one will do.
     """
     whole = _bare(model)
-    merged = merged_weights(model) if weights is None else weights.items()
-    whole.load_state_dict({name: value.cpu() for name, value in merged}, assign=True)
+    given = merged_weights(model) if weights is None else weights.items()
+    merged = {name: value.cpu() for name, value in given}
+    places = dict(whole.named_parameters(remove_duplicate=False))
+    held = {id(places[name]): value for name, value in merged.items() if name in places}
+    everywhere = {name: held[id(place)] for name, place in places.items()}
+    whole.load_state_dict(merged | everywhere, assign=True)
     whole.tie_weights()
     if model.can_generate():
         whole.generation_config = model.generation_config

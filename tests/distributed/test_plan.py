@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from r1lit.distributed.launch import alone
 from r1lit.distributed.plan import Sharding, prove_head, whole_weights
+from r1lit.models.adapters import save_weights
 from r1lit.models.lora import LoraSettings, attach, merged_weights, parameter_counts, trained_parameters
 from r1lit.models.reference import make_reference, reference_model, refresh
 from r1lit.modules.optimizer import build_optimizer
@@ -29,10 +30,9 @@ def group() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def experts() -> PreTrainedModel:
-    """A mixture, whose experts are parameters of one module."""
+def drawn(kind: str, **options) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4)
+    config = AutoConfig.for_model(kind, **SIZES, **options, eos_token_id=1, bos_token_id=None)
     model = AutoModelForCausalLM.from_config(config).eval()
     attach(model, LoraSettings(rank=2))
     return model
@@ -41,7 +41,9 @@ def experts() -> PreTrainedModel:
 MODELS = {
     "float32 on bfloat16": lambda: load(dtype="bfloat16"),
     "4 bits": lambda: load(quantization="nf4"),
-    "experts": experts,
+    # Experts are parameters of one module.
+    "experts": lambda: drawn("mixtral", num_local_experts=4),
+    "a tied head": lambda: drawn("qwen2", tie_word_embeddings=True),
 }
 
 
@@ -57,7 +59,7 @@ def learnt(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_adapters_in_shards_are_those_of_a_whole_model(kind):
+def test_adapters_in_shards_are_those_of_a_whole_model(tmp_path, kind):
     plain, sharded = (MODELS[kind]() for _ in range(2))
     for model in (plain, sharded):
         shift(model)
@@ -67,7 +69,10 @@ def test_adapters_in_shards_are_those_of_a_whole_model(kind):
     assert parameter_counts(sharded) == parameter_counts(plain)
     torch.testing.assert_close(learnt(sharded), learnt(plain), rtol=1e-5, atol=1e-5)
     written = whole_weights(sharded)
-    torch.testing.assert_close(written, dict(merged_weights(plain)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(written, dict(merged_weights(plain, tied=False)), rtol=1e-5, atol=1e-5)
+    save_weights(sharded, tmp_path, merge=True, weights=written)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    torch.testing.assert_close(saved, dict(merged_weights(plain)), rtol=1e-5, atol=1e-5)
     alone = whole_weights(sharded, merge=False)
     assert alone.keys() == {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
 
