@@ -69,7 +69,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 def _nucleus(ranked: Tensor, top_p: float) -> Tensor:
     """Probabilities [n, V], largest first, with all but the smallest set that reaches ``top_p`` set to 0."""
     before = ranked.cumsum(-1, dtype=torch.float64) - ranked
-    before[:, 0] = 0  # rounding must not cost the likeliest token
+    before[:, :1].zero_()  # rounding must not cost the likeliest token
     return ranked.masked_fill(before >= top_p, 0)
 
 

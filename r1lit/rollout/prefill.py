@@ -1,9 +1,10 @@
-"""The prompts' own pass: what every row of a prompt starts from."""
+"""A model that samples, and the prompts' own pass: what every row of a prompt starts from."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import Cache, DynamicCache
 
 from r1lit.distributed.plan import computing_device
 from r1lit.rollout.cache import make_cache
+
+LOOK = "warn_if_padding_and_no_attention_mask"
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,28 @@ class Forward:
         options = {"position_ids": positions, "logits_to_keep": 1}
         options = {name: value for name, value in options.items() if name in self._accepts}
         return self._model(past_key_values=self._cache, use_cache=True, **inputs, **options).logits[:, -1]
+
+
+@contextmanager
+def as_it_samples(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; outside, every submodule's own training flag again.
+
+    Some models of transformers look for padding in each step's tokens to warn of it, for which the host waits for the
+    device; inside they do not.
+    """
+    training = [module for module in model.modules() if module.training]
+    looking = [module for module in model.modules() if hasattr(module, LOOK)]
+    model.eval()
+    try:
+        for module in looking:
+            setattr(module, LOOK, _nothing)
+        yield
+    finally:
+        for module in looking:
+            delattr(module, LOOK)
+        for module in training:
+            module.training = True
+
+
+def _nothing(*_: Any) -> None:
+    pass

@@ -34,6 +34,9 @@ SLOT_BLOCK = 64
 FEWEST_ROWS = 8
 """Rows are not dropped below this number: a step of fewer takes no less time."""
 
+VARIANTS = 32
+"""Times that a step may be compiled: for a row or several, with and without autocast, for each model."""
+
 
 def slots_for(used: int, longest: int) -> int:
     """How many slots to hold for rows of ``used`` tokens that may come to have ``longest``.
@@ -143,7 +146,16 @@ def _mask(seen: Tensor, model: PreTrainedModel, dtype: torch.dtype) -> Tensor:
 @cache
 def _compiled_forward() -> Callable[[PreTrainedModel, Inputs], Tensor]:
     # Lengths and rows are left open: one compilation serves all shapes. Values are rounded where eager rounds them.
-    return torch.compile(_forward, dynamic=True, fullgraph=True, options={"emulate_precision_casts": True})
+    options = {"emulate_precision_casts": True}
+    return torch.compile(_forward, dynamic=True, fullgraph=True, recompile_limit=VARIANTS, options=options)
+
+
+def _settle_sizes(inputs: Inputs) -> None:
+    """Tell the compiler which sizes are the model's: one that equals the slots' number is taken for it otherwise."""
+    torch._dynamo.mark_static(inputs.embedded, [1, 2])
+    for layer in inputs.cache.layers:
+        torch._dynamo.mark_static(layer.keys, [1, 3])
+        torch._dynamo.mark_static(layer.values, [1, 3])
 
 
 FORWARDS: Mapping[Decoding, Callable[[], Callable[[PreTrainedModel, Inputs], Tensor]]] = {
@@ -167,7 +179,8 @@ class StaticDecoder:
     def __init__(
         self, model: PreTrainedModel, shell: PreTrainedModel, decoding: Decoding, prefilled: Prefilled, owners: Tensor
     ):
-        self.device, self._shell, self._forward = owners.device, shell, FORWARDS[decoding]()
+        self.device, self._shell = owners.device, shell
+        self._decoding, self._forward = decoding, FORWARDS[decoding]()
         self._embed: nn.Module = model.get_input_embeddings()
         self._used, self._longest = prefilled.width, prefilled.longest
         self.logits = prefilled.logits[owners]
@@ -215,6 +228,8 @@ class StaticDecoder:
             dtype = layer.values.dtype
             keys, values = (_moved(states, rows, inputs.slots, dtype) for states in (layer.keys, layer.values))
             layers[number] = StaticLayer(keys, values, inputs.slot)
+        if self._decoding == "compiled":
+            _settle_sizes(inputs)
         self._step: Step = recorded(partial(self._run, inputs), self.device)
 
     def _run(self, inputs: Inputs) -> Tensor:

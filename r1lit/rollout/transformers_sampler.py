@@ -15,7 +15,7 @@ from r1lit.models.loading import clone_frozen, copy_weights, stop_ids
 from r1lit.rollout.decoding import Decoder, Drawn, GrowingDecoder, decode, steps_unasked
 from r1lit.rollout.draw import UniformStream
 from r1lit.rollout.grouping import GroupCollector
-from r1lit.rollout.prefill import Prefilled, prefill
+from r1lit.rollout.prefill import Prefilled, as_it_samples, prefill
 from r1lit.rollout.sampler import OnGroup, require_drawable
 from r1lit.rollout.shell import Shell, static_problem
 from r1lit.rollout.static import Decoding, StaticDecoder
@@ -101,7 +101,7 @@ class TransformersSampler:
         drawn = Drawn.empty(len(prompts) * group_size, sampling.max_tokens, self._pad, device)
         stops = torch.tensor(self.stops, device=device)
         groups = GroupCollector(prompts, group_size, drawn, self.tokenizer, self.stops, on_group)
-        with _evaluating(self.model), self._decoders() as decoder_of:
+        with as_it_samples(self.model), self._decoders() as decoder_of:
             for rows in _batches(len(prompts), group_size, self.max_batch_rows):
                 first, last = rows[0] // group_size, rows[-1] // group_size
                 asked = [prompt.ids for prompt in prompts[first : last + 1]]
@@ -140,15 +140,3 @@ def _batches(prompts: int, group_size: int, max_rows: int) -> Iterator[list[int]
     for b in range(prompts):
         rows = list(range(b * group_size, (b + 1) * group_size))
         yield from (rows[start : start + max_rows] for start in range(0, group_size, max_rows))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; outside, every submodule's own training flag again."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
