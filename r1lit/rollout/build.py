@@ -49,7 +49,10 @@ def require_sampler(settings: RolloutSettings) -> None:
 def _transformers(
     settings: RolloutSettings, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arithmetic: torch.dtype
 ) -> Sampler:
-    return TransformersSampler(policy, tokenizer, max_batch_rows=settings.max_batch_rows)
+    try:
+        return TransformersSampler(policy, tokenizer, settings.max_batch_rows, settings.decode)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def _vllm(

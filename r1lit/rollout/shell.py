@@ -15,7 +15,12 @@ from r1lit.models.attention import TORCH_VARLEN, attention_of
 from r1lit.rollout.grouped import GROUPED
 from r1lit.rollout.masks import takes_positions, windows_of
 
-DECODES_WITH: Mapping[str, str] = {"sdpa": GROUPED, TORCH_VARLEN: GROUPED, "flash_attention_2": GROUPED, "eager": "eager"}
+DECODES_WITH: Mapping[str, str] = {
+    "sdpa": GROUPED,
+    TORCH_VARLEN: GROUPED,
+    "flash_attention_2": GROUPED,
+    "eager": "eager",
+}
 """By the attention that a model trains with: what it decodes with; a ready-made mask is no kernel's for sequences."""
 
 CHANGING_ROPE = ("dynamic", "longrope")

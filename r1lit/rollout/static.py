@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ from transformers.cache_utils import CacheLayerMixin
 from r1lit.rollout.masks import Windows, by_layer, windows_of
 from r1lit.rollout.prefill import Prefilled
 from r1lit.rollout.recording import Step, recorded
-
-Decoding = Literal["eager", "static", "compiled"]
+from r1lit.rollout.settings import Decoding
 
 FIRST_SLOTS = 256
 """Slots that a cache has at least, where a row may come to need as many."""
@@ -224,7 +223,7 @@ class StaticDecoder:
         inputs, self._step = self._inputs, None
         layers = inputs.cache.layers
         for number, layer in enumerate(layers):
-            # Rotary embeddings leave keys in float32 under autocast, whose attention rounds them whenever it reads them.
+            # Under autocast rotary embeddings leave keys in float32, which attention rounds whenever it reads them.
             dtype = layer.values.dtype
             keys, values = (_moved(states, rows, inputs.slots, dtype) for states in (layer.keys, layer.values))
             layers[number] = StaticLayer(keys, values, inputs.slot)
@@ -242,7 +241,7 @@ class StaticDecoder:
 
 
 def _moved(states: Tensor, rows: Tensor | None, slots: int, dtype: torch.dtype) -> Tensor:
-    """The rows' states in a buffer of so many slots; those that are not taken yet are zero, as NaN would not be masked."""
+    """The rows' states in a buffer of so many slots; zeros where none are yet, as no mask keeps out NaN."""
     states = states[:, :, :slots]
     chosen = states if rows is None else states.index_select(0, rows)
     buffer = chosen.new_zeros(*chosen.shape[:2], slots, chosen.shape[-1], dtype=dtype)

@@ -17,8 +17,9 @@ from r1lit.rollout.draw import UniformStream
 from r1lit.rollout.grouping import GroupCollector
 from r1lit.rollout.prefill import Prefilled, as_it_samples, prefill
 from r1lit.rollout.sampler import OnGroup, require_drawable
+from r1lit.rollout.settings import Decoding
 from r1lit.rollout.shell import Shell, static_problem
-from r1lit.rollout.static import Decoding, StaticDecoder
+from r1lit.rollout.static import StaticDecoder
 from r1lit.types import Prompt, Rollout, Sampling
 
 DESCRIPTIONS: Mapping[Decoding, Mapping[str, str]] = {

@@ -45,6 +45,10 @@ def _device_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
     cuda = torch.cuda.is_available() and (trainer is None or trainer.accelerator != "cpu")
     if model is not None and needs_cuda(model.attention) and not cuda:
         yield f"model.attention={model.attention}, but its kernel runs on CUDA alone; set model.attention=auto"
+    if (rollout := sections.get("rollout")) is not None and rollout.decode == "compiled":
+        device = torch.device("cuda" if cuda else "cpu")
+        if problem := compiler_problem(device, "rollout.decode=compiled", "rollout.decode=eager"):
+            yield problem
     generated = data is not None and any(source.generator for source in data.training_sources.values())
     if generated and model is not None and model.path in EMBEDDED and data.validation > HELD_OUT_SHARE:
         yield (
@@ -101,6 +105,11 @@ def _alone_problems(
                 f"optimizer.kind={optimizer.kind}, but with trainer=fsdp its state could not be resumed; set "
                 "optimizer.kind=adamw, or trainer=ddp"
             )
+    if trainer.strategy == "fsdp" and rollout.decode != "eager":
+        yield (
+            f"rollout.decode={rollout.decode}, but its steps read weights where they stand, and trainer=fsdp gathers "
+            "them anew; set rollout.decode=eager, or trainer=ddp"
+        )
     if launch.size == 1 and trainer.strategy != "fsdp":
         return
     found = f"trainer={trainer.strategy} in {launch.size} processes"

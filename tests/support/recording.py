@@ -1,4 +1,4 @@
-"""What a CUDA graph does, by torch's operations on a CPU: they are recorded once, then done again on the same tensors."""
+"""What a CUDA graph does, by torch's operations on a CPU: recorded once, then done again on the same tensors."""
 
 from __future__ import annotations
 
