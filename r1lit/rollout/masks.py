@@ -73,7 +73,7 @@ class Masks:
         self._seen = self._seen[rows]
 
     def at(self, used: int) -> Tensor | dict[str, Tensor]:
-        """Those of the token in slot ``used - 1``, bool [n, 1, 1, keys]; or [n, used], for the model to make its own."""
+        """That of the token in slot ``used - 1``, bool [n, 1, 1, keys]; or [n, used], for the model to make it."""
         if self._windows is None:
             return self._seen[:, :used]
         return by_layer({kind: self._last(used, window) for kind, window in self._windows.items()})
