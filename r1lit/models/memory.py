@@ -81,12 +81,15 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def compiler_problem(device: torch.device) -> str | None:
-    """Why torch.compile cannot make code for a device of this machine; None where it can."""
+def compiler_problem(
+    device: torch.device, asked: str = "model.compile=true", off: str = "model.compile=false"
+) -> str | None:
+    """Why torch.compile cannot make code for a device of this machine, though a setting asks for it; None where it
+    can. ``off`` is the setting that does without."""
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
-        return None if has_triton() else "model.compile=true, but there is no triton; install it, or set compile=false"
+        return None if has_triton() else f"{asked}, but there is no triton; install it, or set {off}"
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -94,8 +97,8 @@ def compiler_problem(device: torch.device) -> str | None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         return (
-            "model.compile=true, but there is no C++ compiler on this machine, and torch compiles for a CPU by one; "
-            "install g++ (or name one in CXX), or set model.compile=false"
+            f"{asked}, but there is no C++ compiler on this machine, and torch compiles for a CPU by one; install g++ "
+            f"(or name one in CXX), or set {off}"
         )
     return None
 

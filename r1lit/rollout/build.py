@@ -59,7 +59,10 @@ def _transformers(
     arithmetic: torch.dtype,
     ranks: Ranks,
 ) -> Sampler:
-    return TransformersSampler(policy, tokenizer, max_batch_rows=settings.max_batch_rows)
+    try:
+        return TransformersSampler(policy, tokenizer, settings.max_batch_rows, settings.decode)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def _vllm(

@@ -58,10 +58,10 @@ def _with_room(used: Tensor, room: int) -> Tensor:
     return buffer
 
 
-def make_cache(model: nn.Module, longest: int) -> DynamicCache:
+def make_cache(model: nn.Module, longest: int, whole: bool = False) -> DynamicCache:
     """A cache for rows of up to ``longest`` tokens, padding included.
 
-    Layers with a sliding window that no row outgrows are kept whole.
+    Layers with a sliding window that no row outgrows are kept whole; with ``whole`` those too that are outgrown.
 
     Raises:
         ValueError: for models that carry a recurrent state, which cannot be cloned or padded like keys and values.
@@ -72,13 +72,13 @@ def make_cache(model: nn.Module, longest: int) -> DynamicCache:
             f"model_type={model.config.model_type!r} keeps a state that is not keys and values, but the in-process "
             "sampler clones each prompt's keys and values for its group; use a model with attention layers alone"
         )
-    cache.layers = [GrowingLayer(longest) if _keeps_all(layer, longest) else layer for layer in cache.layers]
+    cache.layers = [GrowingLayer(longest) if _keeps_all(layer, longest, whole) else layer for layer in cache.layers]
     return cache
 
 
-def _keeps_all(layer: DynamicLayer, longest: int) -> bool:
+def _keeps_all(layer: DynamicLayer, longest: int, whole: bool) -> bool:
     if type(layer) is DynamicSlidingWindowLayer:
-        return longest < layer.sliding_window
+        return whole or longest < layer.sliding_window
     return type(layer) is DynamicLayer
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from r1lit.distributed.plan import computing_device
-from r1lit.models.attention import TORCH_VARLEN
-from r1lit.rollout.cache import keeps_everything, make_cache
 from r1lit.rollout.draw import UniformStream, draw
+from r1lit.rollout.masks import Masks
+from r1lit.rollout.prefill import Forward, Prefilled
 from r1lit.types import Sampling
 
 RETIRE_SHARE = 0.125
@@ -56,68 +55,70 @@ class Drawn:
         self.logprobs[rows, t] = logprobs.where(active, 0.0)
 
 
-class Decoder:
-    """A model, its cache and the n rows in flight.
+class Decoder(Protocol):
+    """A model and n rows in flight, one token a step.
 
-    Prompts are padded on the left, so that every row's next token goes to the same slot of the cache.
+    Attributes:
+        device: where the rows are.
+        logits: [n, V], of each row's next token.
+    """
+
+    device: torch.device
+    logits: Tensor
+
+    def kept(self, rows: int, active: int) -> int:
+        """How many of so many rows to go on with, once so many of them are ``active``; all, where a drop costs more
+        than it spares."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the rows at ``rows`` int64 [m]."""
+        ...
+
+    def step(self, ids: Tensor) -> None:
+        """Feed one token a row, int64 [n]; ``logits`` are then those of the next."""
+        ...
+
+
+class GrowingDecoder:
+    """The model as it stands, with a cache that grows by a token a step.
 
     Args:
         model: any causal LM of transformers, in eval mode.
-        prompts: token ids of the prompts that the rows share.
-        owners: for each of the n rows, which of ``prompts`` it continues.
-        max_tokens: the most tokens a row may get.
-        pad: token id for padding, never attended to.
+        prefilled: the prompts, as ``model`` has read them.
+        owners: int64 [n], for each row, which of the prompts it continues.
     """
 
-    def __init__(
-        self, model: nn.Module, prompts: Sequence[Sequence[int]], owners: Sequence[int], max_tokens: int, pad: int
-    ):
-        self.model, self.device = model, computing_device(model)
-        self._accepts = inspect.signature(model.forward).parameters
-        lengths = torch.tensor([len(ids) for ids in prompts])
-        self._used = width = int(lengths.max())
-        self._cache = make_cache(model, width + max_tokens)
-        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
-        slots = torch.arange(width + max_tokens) - (width - lengths)[:, None]
-        # Without padding no mask is needed, which spares repeating grouped-query heads and allows faster kernels.
-        self._seen = (slots >= 0).to(self.device) if int(lengths.min()) < width else None
-        self._positions = slots[:, :width].clamp(min=0).to(self.device)
-        self.logits = self._forward(ids, None if self._seen is None else self._seen[:, :width])
-        self._positions = lengths[:, None].to(self.device)
-        self._one_mask = self._takes_one_mask()
-        self.keep(torch.tensor(owners, device=self.device))
+    def __init__(self, model: nn.Module, prefilled: Prefilled, owners: Tensor):
+        self.device = owners.device
+        self._cache, self._used = prefilled.cache, prefilled.width
+        self._forward = Forward(model, self._cache)
+        self._masks = Masks(model, prefilled) if prefilled.padded else None
+        self._positions = prefilled.lengths[:, None]
+        self.logits = prefilled.logits
+        self.keep(owners)
+
+    def kept(self, rows: int, active: int) -> int:
+        return active if rows - active >= RETIRE_SHARE * rows else rows
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the rows at ``rows`` int64 [m], which may name one several times."""
         self._cache.batch_select_indices(rows)
         self._positions = self._positions[rows]
         self.logits = self.logits[rows]
-        if self._seen is not None:
-            self._seen = self._seen[rows]
+        if self._masks is not None:
+            self._masks.keep(rows)
 
     def step(self, ids: Tensor) -> None:
-        """Feed one token a row, int64 [n]; ``logits`` [n, V] are then those of the next."""
         self._used += 1
-        mask = None if self._seen is None else self._seen[:, : self._used]
-        if mask is not None and self._one_mask:
-            mask = mask[:, None, None]
-        self.logits = self._forward(ids[:, None], mask)
+        mask = None if self._masks is None else self._masks.at(self._used)
+        self.logits = self._forward(self._positions, input_ids=ids[:, None], attention_mask=mask)
         self._positions = self._positions + 1
 
-    def _forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        options = {"position_ids": self._positions, "logits_to_keep": 1}
-        options = {name: value for name, value in options.items() if name in self._accepts}
-        outputs = self.model(input_ids=ids, attention_mask=mask, past_key_values=self._cache, use_cache=True, **options)
-        return outputs.logits[:, -1]
 
-    def _takes_one_mask(self) -> bool:
-        """Whether the mask can be handed over ready-made, instead of being rebuilt by the model at each step.
-
-        Models with ALiBi read positions off the plain mask.
-        """
-        config = self.model.config.get_text_config()
-        alibi = "position_ids" not in self._accepts or getattr(config, "alibi", False)
-        return config._attn_implementation in ("sdpa", TORCH_VARLEN) and not alibi and keeps_everything(self._cache)
+def steps_unasked(device: torch.device) -> int:
+    """How many steps a device goes before it is asked which rows have finished."""
+    return 1 if device.type == "cpu" else ACCELERATOR_CHECK_STEPS
 
 
 def decode(
@@ -128,8 +129,11 @@ def decode(
     stops: Tensor,
     sampling: Sampling,
     on_finished: OnFinished,
+    every: int,
 ) -> None:
     """Draw tokens until every row has ended or has ``max_tokens``.
+
+    The host waits for the device once in ``every`` steps, and in no other.
 
     Args:
         decoder: prefilled with n rows.
@@ -139,8 +143,8 @@ def decode(
         stops: int64 [S], ids that end a completion and belong to it.
         sampling: how to draw.
         on_finished: told which rows (numbers as in ``rows``) are finished; it may hear of one again.
+        every: steps after which the device is asked which rows have finished.
     """
-    every = 1 if decoder.device.type == "cpu" else ACCELERATOR_CHECK_STEPS
     active = torch.ones_like(rows, dtype=torch.bool)
     for t in range(sampling.max_tokens):
         ids, logprobs = draw(decoder.logits, uniforms.step(t)[rows], sampling)
@@ -155,8 +159,10 @@ def decode(
                 on_finished(over)
             if len(over) == len(rows):
                 return
-            if len(over) >= RETIRE_SHARE * len(rows):
-                staying = active.nonzero()[:, 0]
+            kept = decoder.kept(len(rows), len(rows) - len(over))
+            if kept < len(rows):
+                # Where more are kept than are active, finished rows fill up.
+                staying = (~active).byte().argsort(stable=True)[:kept]
                 decoder.keep(staying)
                 rows, ids, active = rows[staying], ids[staying], active[staying]
         decoder.step(ids)

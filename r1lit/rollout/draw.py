@@ -24,7 +24,7 @@ class UniformStream:
 
     def __init__(self, seed: int, rows: int, device: torch.device | str, skip: int = 0):
         self._generator = torch.Generator().manual_seed(seed)
-        self._rows, self._device, self._skip = rows, device, skip
+        self._rows, self._device, self._skip = rows, torch.device(device), skip
         self._blocks = 0
         self._block = torch.empty(0)
 
@@ -33,7 +33,10 @@ class UniformStream:
         began."""
         while t >= self._blocks * BLOCK_STEPS:
             block = torch.rand(BLOCK_STEPS, self._rows, generator=self._generator, dtype=torch.float64)
-            self._block = block[:, self._skip :].to(self._device, non_blocking=True)
+            block = block[:, self._skip :].contiguous()
+            # From memory that is not pinned, a copy waits for all that the device still has to do.
+            block = block.pin_memory() if self._device.type == "cuda" else block
+            self._block = block.to(self._device, non_blocking=True)
             self._blocks += 1
         return self._block[t % BLOCK_STEPS]
 
@@ -66,7 +69,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 def _nucleus(ranked: Tensor, top_p: float) -> Tensor:
     """Probabilities [n, V], largest first, with all but the smallest set that reaches ``top_p`` set to 0."""
     before = ranked.cumsum(-1, dtype=torch.float64) - ranked
-    before[:, 0] = 0  # rounding must not cost the likeliest token
+    before[:, :1].zero_()  # rounding must not cost the likeliest token
     return ranked.masked_fill(before >= top_p, 0)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from r1lit.settings import Settings
 from r1lit.types import Sampling
+
+Decoding = Literal["eager", "static", "compiled"]
 
 
 class EngineSettings(Settings):
@@ -71,6 +73,8 @@ class RolloutSettings(Settings):
             shards (``trainer=fsdp``) can be sampled from beside its training through vLLM alone.
         max_batch_rows: rows decoded together; it changes memory and speed, never what is sampled. A server has its
             own ``--max-num-seqs``.
+        decode: of ``kind=transformers``, how a step of decoding is computed: ``eager``, by the model as it stands;
+            ``static``, with fixed shapes, which on CUDA are recorded as graphs; ``compiled``, these compiled too.
         engine: of ``kind=vllm``.
         server: of ``kind=vllm_server``.
     """
@@ -81,8 +85,18 @@ class RolloutSettings(Settings):
     max_tokens: int = Field(2048, ge=1)
     max_batch_rows: int = Field(256, ge=1)
     staleness: int = Field(0, ge=0)
+    decode: Decoding = "eager"
     engine: EngineSettings = Field(default_factory=EngineSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @model_validator(mode="after")
+    def _decodes_here(self) -> RolloutSettings:
+        if self.decode != "eager" and self.kind != "transformers":
+            raise ValueError(
+                f"decode={self.decode} is of the sampler in this process, but rollout.kind={self.kind} decodes by "
+                "vLLM; drop rollout.decode, or set rollout=transformers"
+            )
+        return self
 
     @property
     def sampling(self) -> Sampling:

@@ -36,7 +36,7 @@ def machine_problems(
         if stage == "profile" and trainer.strategy != "single":
             yield f"trainer={trainer.strategy}, but stage=profile looks at one process; set trainer=single"
         yield from _launch_problems(stage, trainer, launched())
-        yield from _ahead_problems(stage_of, trainer, sections)
+        yield from _gathering_problems(stage_of, trainer, sections)
         yield from _sharded_problems(stage, trainer, sections, rewards)
 
 
@@ -50,6 +50,10 @@ def _device_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
     cuda = torch.cuda.is_available() and (trainer is None or trainer.accelerator != "cpu")
     if model is not None and needs_cuda(model.attention) and not cuda:
         yield f"model.attention={model.attention}, but its kernel runs on CUDA alone; set model.attention=auto"
+    if (rollout := sections.get("rollout")) is not None and rollout.decode == "compiled":
+        device = torch.device("cuda" if cuda else "cpu")
+        if problem := compiler_problem(device, "rollout.decode=compiled", "rollout.decode=eager"):
+            yield problem
     generated = data is not None and any(source.generator for source in data.training_sources.values())
     if generated and model is not None and model.path in EMBEDDED and data.validation > HELD_OUT_SHARE:
         yield (
@@ -91,12 +95,17 @@ def _launch_problems(stage: str, trainer: TrainerSettings, launch: Launch) -> It
         )
 
 
-def _ahead_problems(stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings]) -> Iterator[str]:
-    """What cannot be done beside the training of a model in shards."""
+def _gathering_problems(stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings]) -> Iterator[str]:
+    """Ways to sample that a model in shards has not."""
     rollout = sections.get("rollout")
-    if rollout is None or stage != "fit" or trainer.strategy != "fsdp":
+    if rollout is None or rollout.kind != "transformers" or stage not in SHARED_OUT or trainer.strategy != "fsdp":
         return
-    if rollout.staleness and rollout.kind == "transformers":
+    if rollout.decode != "eager":
+        yield (
+            f"rollout.decode={rollout.decode}, but its steps read weights where they stand, and trainer=fsdp gathers "
+            "them anew; set rollout.decode=eager, or trainer=ddp"
+        )
+    if rollout.staleness and stage == "fit":
         yield (
             f"rollout.staleness={rollout.staleness}, but with trainer=fsdp rollout=transformers the same shards are "
             "gathered to sample and to learn, in turn; set rollout=vllm_server, rollout=vllm, trainer=ddp, or "

@@ -37,8 +37,9 @@ LEAKING = {
 }
 
 
-def make_model(kind: str, attention: str | None = None):
+def make_model(kind: str, attention: str | None = None, layers: int | None = None):
     config = AutoConfig.for_model(kind, **SIZES | (KINDS | LEAKING)[kind])
+    config.num_hidden_layers = layers or config.num_hidden_layers
     config.eos_token_id, config.bos_token_id = 1, None
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
