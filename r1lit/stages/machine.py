@@ -18,7 +18,7 @@ from r1lit.stages.settings import TrainerSettings
 TRAINS = frozenset({"fit", "sft", "reward_model"})
 """Stages that update a model's weights."""
 
-SHARED_OUT = frozenset({"fit", "sft", "reward_model", "evaluate", "preflight"})
+SHARED_OUT = frozenset({"fit", "sft", "reward_model", "evaluate", "preflight", "profile"})
 """Stages that several processes can run together."""
 
 
@@ -29,8 +29,6 @@ def machine_problems(stage: str, sections: Mapping[str, Settings]) -> Iterator[s
     stage_of = profiled.of if stage == "profile" and profiled is not None else stage
     yield from _training_problems(stage_of, sections)
     if (trainer := sections.get("trainer")) is not None:
-        if stage == "profile" and trainer.strategy != "single":
-            yield f"trainer={trainer.strategy}, but stage=profile looks at one process; set trainer=single"
         yield from _launch_problems(stage, trainer, launched())
         yield from _alone_problems(stage_of, trainer, sections, launched())
 

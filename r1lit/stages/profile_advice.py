@@ -10,6 +10,7 @@ import torch
 
 from r1lit.callbacks.hardware import Peak
 from r1lit.callbacks.tracing import HOST, Trace
+from r1lit.distributed.launch import launched
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of
 
@@ -23,7 +24,8 @@ class Profile:
         seconds: of a step, by phase, without the profiler; ``step`` is all of it.
         performance: figures of these steps, see `r1lit.stages.performance.performance`.
         trace: of other steps, under the profiler.
-        peak: of the device.
+        peak: of the device, or all devices together.
+        of_ranks: seconds of a step by phase, of each process of the run.
     """
 
     run: Run
@@ -31,6 +33,7 @@ class Profile:
     performance: Mapping[str, float]
     trace: Trace
     peak: Peak
+    of_ranks: Sequence[Mapping[str, float]] = ()
 
     def share(self, phase: str) -> float:
         """Of a step's seconds."""
@@ -146,9 +149,11 @@ def _checkpointing(found: Profile) -> str | None:
 
 
 def _threads(found: Profile) -> str | None:
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    processes, cores = launched().local_size, os.cpu_count() or 1
+    threads = processes * torch.get_num_threads()
     if found.trace.device == "cpu" and threads < cores:
-        return f"torch uses {threads} of {cores} cores: OMP_NUM_THREADS={cores}, where nothing else needs them."
+        remedy = f"OMP_NUM_THREADS={cores // processes}, where nothing else needs them."
+        return f"torch uses {threads} of {cores} cores: {remedy}"
     return None
 
 
