@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import r1lit
+from r1lit.distributed.failing import from_first, leave_word, together
 from r1lit.distributed.launch import first_to_say, join, launched, leave
 from r1lit.overrides import prepare
 from r1lit.rewards.plugins import plugin_problems
@@ -62,12 +63,12 @@ class PluginSearchPath(SearchPathPlugin):
 def run_directory(runs: str, name: str) -> str:
     """A fresh ``<runs>/<name>/<time>``, made at once so that two runs of one second never share it; the same one in all
     processes of a run."""
-    store, key = join(), f"directory/{runs}/{name}"
-    if store is None:
-        return _fresh(runs, name)
-    if launched().first:
-        store.set(key, _fresh(runs, name))
-    return store.get(key).decode()
+    try:
+        return from_first(f"directory/{runs}/{name}", lambda: _fresh(runs, name))
+    except UserError as error:
+        # Hydra asks for the directory in the middle of composing, where it would bury an exception under its own, and
+        # would log it to the terminal.
+        _leave(error, logged=False)
 
 
 def _fresh(runs: str, name: str) -> str:
@@ -81,8 +82,7 @@ def _fresh(runs: str, name: str) -> str:
         problem = f"it holds a thousand runs of {stamp}"
     except OSError as error:
         problem = f"it cannot be made or written ({error.strerror})"
-    # Hydra asks for the directory in the middle of composing, where it would bury an exception under its own.
-    _leave(ConfigError([f"runs={runs}: {parent} is to hold the run, but {problem}; set runs=ANOTHER_FOLDER"]))
+    raise ConfigError([f"runs={runs}: {parent} is to hold the run, but {problem}; set runs=ANOTHER_FOLDER"])
 
 
 @contextmanager
@@ -154,11 +154,12 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> float | None:
     from r1lit.stages.dispatch import run_stage
     from r1lit.stages.run import RESUMABLE, read
 
-    together()
     directory, first = Path(HydraConfig.get().runtime.output_dir), launched().first
     typed = list(HydraConfig.get().overrides.task)
     kept = _kept(directory)
     try:
+        # From here on the first process may remove what all have made.
+        together()
         found = [*problems, *_unheard(config, typed)]
         settings = read(OmegaConf.to_container(config, resolve=True), directory, found)
 
@@ -185,14 +186,6 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> float | None:
         if isinstance(error, ConfigError) and first:
             _discard(directory)
         _leave(error)
-
-
-def together() -> None:
-    """Wait until every process has come so far: from here on the first one may remove what all have made."""
-    if join() is not None:
-        from torch import distributed
-
-        distributed.barrier()
 
 
 QUIET = (
@@ -271,10 +264,12 @@ def _discard(directory: Path) -> None:
             directory.parent.rmdir()
 
 
-def _leave(error: UserError) -> NoReturn:
+def _leave(error: UserError, logged: bool = True) -> NoReturn:
+    leave_word(str(error))
     if first_to_say(str(error)):
         print(f"r1lit: {error}", file=sys.stderr, flush=True)
-    logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
+    if logged:
+        logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
     if error.exit_code > SIGNALLED and os.environ.get("WANDB_SWEEP_ID"):
         # An agent of W&B takes an exit code for a failure and gives up after five; a run that it stopped is none.
         signal.signal(error.exit_code - SIGNALLED, signal.SIG_DFL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from r1lit.distributed.launch import join, launched
@@ -17,6 +17,50 @@ _FAILED = "failed"
 
 class PeerError(UserError):
     """Another process of the run has failed."""
+
+
+def from_first(key: str, make: Callable[[], str]) -> str:
+    """What the first process makes, in all of them; it tells the others under ``key``.
+
+    Raises:
+        PeerError: in the others, where the first could not make it.
+    """
+    store, launch = join(), launched()
+    if store is None:
+        return make()
+    made = ""
+    if launch.first:
+        try:
+            made = make()
+        finally:
+            store.set(key, made)
+            if not made:
+                # With this process goes what it has said.
+                _wait_until(lambda: store.add(f"{key}/heard", 0) == launch.size - 1)
+        return made
+    with suppress(RuntimeError):
+        made = store.get(key).decode()
+        store.add(f"{key}/heard", 1)
+    if not made:
+        raise PeerError("stopped, because process 0 could not begin")
+    return made
+
+
+def together() -> None:
+    """Wait until every process has come so far.
+
+    Raises:
+        PeerError: where another one has ended before.
+    """
+    if (store := join()) is None:
+        return
+    from torch import distributed
+
+    try:
+        distributed.barrier()
+    except RuntimeError as error:
+        said = _said(store) or "? it ended before the run began"
+        raise PeerError(_stopped(said)) from error
 
 
 @contextmanager
@@ -34,17 +78,38 @@ def one_for_all() -> Iterator[None]:
             raise
         with suppress(RuntimeError):
             if isinstance(error, RuntimeError) and not isinstance(error, UserError):
-                deadline = time.monotonic() + PATIENCE_SECONDS
-                while not store.check([_FAILED]) and time.monotonic() < deadline:
-                    time.sleep(0.05)
-            if not store.check([_FAILED]):
-                own = str(error) or type(error).__name__
-                store.compare_set(_FAILED, "", f"{launched().rank} {own}")
+                _wait_until(lambda: store.check([_FAILED]))
+            leave_word(str(error) or type(error).__name__)
         said = _said(store)
         if said and not isinstance(error, UserError) and not said.startswith(f"{launched().rank} "):
-            rank, _, reason = said.partition(" ")
-            raise PeerError(f"stopped, because process {rank} did: {reason}") from error
+            raise PeerError(_stopped(said)) from error
         raise
+
+
+def leave_word(text: str) -> None:
+    """Tell the other processes, where there are any, why this one ends, unless another has told why before."""
+    with suppress(RuntimeError):
+        store = join()
+        if store is not None and not store.check([_FAILED]):
+            store.compare_set(_FAILED, "", f"{launched().rank} {text}")
+
+
+def _stopped(said: str) -> str:
+    rank, _, reason = said.partition(" ")
+    # It has been said in full by the one that it happened to.
+    reason = " ".join(reason.split())
+    return f"stopped, because process {rank} did: {reason[:LONGEST_REASON]}"
+
+
+LONGEST_REASON = 300
+"""Characters that are repeated of what another process has said."""
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    """Or until patience ends."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _said(store) -> str:
