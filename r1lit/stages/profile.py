@@ -18,6 +18,7 @@ from r1lit.data.module import StepDataModule, Stream
 from r1lit.data.stream import PromptStream, epochs
 from r1lit.modules.reward_model import RewardModel
 from r1lit.modules.sft import SFT
+from r1lit.modules.timing import parted
 from r1lit.stages import reward_model, sft
 from r1lit.stages.fit import build_module
 from r1lit.stages.performance import performance
@@ -45,13 +46,15 @@ def profile(run: Run, summary: Summary) -> None:
         trainer = build_trainer(run, summary, [], settings.total_steps, {}, [tracing], saves=False)
         trainer.fit(module, datamodule=StepDataModule(stream, settings.total_steps))
     ranks = ranks_of(run)
-    of_ranks = ranks.gather(seconds_a_step(tracing.untraced_steps[settings.warmup :]))
+    of_ranks = ranks.gather(parted(seconds_a_step(tracing.untraced_steps[settings.warmup :]))[0])
     if not summary.writes:
         return
     steps = read_metrics(run.directory / "metrics.jsonl")[settings.warmup :][: settings.steps]
+    seconds, beside = parted(seconds_a_step(steps))
     found = Profile(
         run=run,
-        seconds=seconds_a_step(steps),
+        seconds=seconds,
+        beside=beside,
         performance=performance(steps),
         trace=tracing.trace,
         peak=peak(run),
@@ -63,6 +66,8 @@ def profile(run: Run, summary: Summary) -> None:
     trace = asdict(tracing.trace)
     trace["operators"] = dict(found.top(30))
     summary.add(seconds_a_step=found.seconds, performance=found.performance, trace=trace)
+    if beside:
+        summary.add(seconds_a_step_beside=beside)
     if ranks.size > 1:
         summary.add(seconds_a_step_by_rank=of_ranks)
     summary.say(text)

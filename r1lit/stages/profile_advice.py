@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -26,6 +26,7 @@ class Profile:
         trace: of other steps, under the profiler.
         peak: of the device, or all devices together.
         of_ranks: seconds of a step by phase, of each process of the run.
+        beside: seconds, by phase, of what goes on beside a step in another thread; they are in no sum.
     """
 
     run: Run
@@ -34,6 +35,7 @@ class Profile:
     trace: Trace
     peak: Peak
     of_ranks: Sequence[Mapping[str, float]] = ()
+    beside: Mapping[str, float] = field(default_factory=dict)
 
     def share(self, phase: str) -> float:
         """Of a step's seconds."""
@@ -64,7 +66,7 @@ def _rewards(found: Profile) -> str | None:
 
 
 def _sampling(found: Profile) -> str | None:
-    share, rows = found.share("sample"), found.run.rollout.max_batch_rows
+    share, rows = found.share("sample") + found.share("wait"), found.run.rollout.max_batch_rows
     wanted = found.run.algorithm.prompts_per_step * found.run.algorithm.group_size
     if share > 0.4 and rows < wanted:
         return (

@@ -46,7 +46,11 @@ def _phases(found: Profile) -> str:
         [NAMES.get(name, name), f"{value:.3f}", f"{value / found.seconds['step']:.0%}"]
         for name, value in sorted(phases.items(), key=lambda item: -item[1])
     ]
-    return _table(["phase", "seconds", "share"], [*rows, ["step", f"{found.seconds['step']:.3f}", "100%"]])
+    text = _table(["phase", "seconds", "share"], [*rows, ["step", f"{found.seconds['step']:.3f}", "100%"]])
+    if found.beside:
+        beside = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in found.beside.items())
+        text += f"\n\nBeside a step, in a thread of its own that is not traced below: {beside}."
+    return text
 
 
 def _processes(found: Profile) -> str:
@@ -66,7 +70,11 @@ def _processes(found: Profile) -> str:
     )
 
 
-NAMES: Mapping[str, str] = {"score": "score (waiting for rewards)", "logprobs": "logprobs (old policy, reference)"}
+NAMES: Mapping[str, str] = {
+    "score": "score (waiting for rewards)",
+    "logprobs": "logprobs (old policy, reference)",
+    "wait": "wait (for rollouts under way)",
+}
 
 
 def _work(found: Profile) -> str:
