@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
-from r1lit.distributed.launch import join, launched
-from r1lit.settings import UserError
+from r1lit.distributed.launch import first_to_say, join, launched
+from r1lit.settings import SIGNALLED, UserError
 
 PATIENCE_SECONDS = 5.0
 """How long a process whose peers are gone waits for their last words."""
@@ -84,6 +89,20 @@ def one_for_all() -> Iterator[None]:
         if said and not isinstance(error, UserError) and not said.startswith(f"{launched().rank} "):
             raise PeerError(_stopped(said)) from error
         raise
+
+
+def leave_with(error: UserError, logged: bool = True) -> NoReturn:
+    """End this process with what a user is told, said once by all processes; ``logged`` puts it into the log too."""
+    leave_word(str(error))
+    if first_to_say(str(error)):
+        print(f"r1lit: {error}", file=sys.stderr, flush=True)
+    if logged:
+        logging.getLogger("r1lit").info("%s: %s", type(error).__name__, error)
+    if error.exit_code > SIGNALLED and os.environ.get("WANDB_SWEEP_ID"):
+        # An agent of W&B takes an exit code for a failure and gives up after five; a run that it stopped is none.
+        signal.signal(error.exit_code - SIGNALLED, signal.SIG_DFL)
+        os.kill(os.getpid(), error.exit_code - SIGNALLED)
+    sys.exit(error.exit_code)
 
 
 def leave_word(text: str) -> None:
