@@ -84,6 +84,28 @@ def _launch_problems(stage: str, trainer: TrainerSettings, launch: Launch) -> It
         )
 
 
+BATCHES: Mapping[str, str] = {
+    "fit": "algorithm.prompts_per_step",
+    "sft": "sft.batch_size",
+    "reward_model": "reward_model.batch_size",
+}
+"""By stage: the setting of what its processes share out in each step."""
+
+
+def launch_notes(stage: str, trainer: TrainerSettings, batch: int, launch: Launch) -> Iterator[str]:
+    """What of the processes that were started is idle, or is missing; ``batch`` is the value of the stage's setting."""
+    if launch.size == 1 and trainer.strategy != "single":
+        yield (
+            f"trainer={trainer.strategy} in one process, which is all that {launch.by} has started; for N of them: "
+            "torchrun --nproc-per-node N -m r1lit ..."
+        )
+    if batch < launch.size:
+        yield (
+            f"{BATCHES[stage]}={batch} is less than the {launch.size} processes, so some have nothing to do in a step; "
+            f"set {BATCHES[stage]}={launch.size} or more, or start fewer"
+        )
+
+
 def _alone_problems(
     stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings], launch: Launch
 ) -> Iterator[str]:
