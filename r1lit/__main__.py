@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import shutil
-import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 import yaml
@@ -28,19 +23,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import r1lit
-from r1lit.distributed.launch import first_to_say, join, launched, leave
-from r1lit.overrides import prepare
+from r1lit.distributed.failing import from_first, leave_with, together
+from r1lit.distributed.launch import join, launched, leave
+from r1lit.overrides import key_of, prepare, resumed
 from r1lit.rewards.plugins import plugin_problems
 from r1lit.rewards.targets import plugin_paths
-from r1lit.settings import SIGNALLED, ConfigError, UserError, quoted, suggest
+from r1lit.settings import SIGNALLED, ConfigError, UserError
+from r1lit.stages.directory import OVERRIDES, discard, fresh, keep, kept
 
 # Torch's threads spin at their barriers; beside reward workers, or on a shared machine, that makes a step several times
 # slower than waiting does. Read when torch is loaded, which is why it stands here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PACKAGE = Path(r1lit.__file__).parent
-OVERRIDES = "overrides.yaml"
-"""In a run's directory: what it was started with. Hydra's own copy changes with every command that names the run."""
 
 
 def config_directory() -> str:
@@ -62,27 +57,12 @@ class PluginSearchPath(SearchPathPlugin):
 def run_directory(runs: str, name: str) -> str:
     """A fresh ``<runs>/<name>/<time>``, made at once so that two runs of one second never share it; the same one in all
     processes of a run."""
-    store, key = join(), f"directory/{runs}/{name}"
-    if store is None:
-        return _fresh(runs, name)
-    if launched().first:
-        store.set(key, _fresh(runs, name))
-    return store.get(key).decode()
-
-
-def _fresh(runs: str, name: str) -> str:
-    parent, stamp = Path(runs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for suffix in ["", *(f"_{number}" for number in range(2, 1000))]:
-            with suppress(FileExistsError):
-                (parent / f"{stamp}{suffix}").mkdir()
-                return str(parent / f"{stamp}{suffix}")
-        problem = f"it holds a thousand runs of {stamp}"
-    except OSError as error:
-        problem = f"it cannot be made or written ({error.strerror})"
-    # Hydra asks for the directory in the middle of composing, where it would bury an exception under its own.
-    _leave(ConfigError([f"runs={runs}: {parent} is to hold the run, but {problem}; set runs=ANOTHER_FOLDER"]))
+        return from_first(f"directory/{runs}/{name}", lambda: fresh(runs, name))
+    except UserError as error:
+        # Hydra asks for the directory in the middle of composing, where it would bury an exception under its own, and
+        # would log it to the terminal.
+        leave_with(error, logged=False)
 
 
 @contextmanager
@@ -109,35 +89,6 @@ def config_groups() -> dict[str, list[str]]:
         return {name: options(name) for name in loader.list_groups("") if name != "hydra"}
 
 
-def resumed(arguments: list[str]) -> list[str]:
-    """With ``resume=RUN``: the overrides that RUN was started with, then those typed now, into RUN's directory."""
-    runs = [argument.split("=", 1)[1] for argument in arguments if argument.startswith("resume=")]
-    if not runs:
-        return arguments
-    directory = Path(_unquoted(runs[-1]))
-    saved = directory / OVERRIDES
-    if not saved.is_file():
-        siblings = [str(path) for path in directory.parent.glob("*") if path.is_dir()]
-        raise ConfigError([f"resume={directory} is not the directory of a run; {suggest(str(directory), siblings)}"])
-    typed = {_key(argument) for argument in arguments}
-    started = yaml.safe_load(saved.read_text())
-    if not isinstance(started, list):
-        raise ConfigError([f"resume={directory}: {saved} is damaged, so how the run was started is not known"])
-    before = [override for override in started if _key(override) not in typed]
-    now = [argument for argument in arguments if not argument.startswith("resume=")]
-    place = quoted(str(directory))
-    # One run of a sweep goes on alone.
-    return [*before, *now, f"resume={place}", f"hydra.run.dir={place}", "hydra.mode=RUN"]
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1].replace('\\"', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").split("=", 1)[0]
-
-
 class JobError(CompactHydraException):
     """How a run of a sweep ended; Hydra shows it without a traceback."""
 
@@ -154,45 +105,38 @@ def run(config: DictConfig, problems: Sequence[str] = ()) -> float | None:
     from r1lit.stages.dispatch import run_stage
     from r1lit.stages.run import RESUMABLE, read
 
-    together()
     directory, first = Path(HydraConfig.get().runtime.output_dir), launched().first
     typed = list(HydraConfig.get().overrides.task)
-    kept = _kept(directory)
+    before = kept(directory)
     try:
+        # From here on the first process may remove what all have made.
+        together()
         found = [*problems, *_unheard(config, typed)]
         settings = read(OmegaConf.to_container(config, resolve=True), directory, found)
 
         def accept() -> None:
             if settings.command.stage in RESUMABLE and not settings.command.dry_run:
-                own = yaml.safe_dump([o for o in typed if _key(o) not in ("resume", "force")])
-                _keep(directory, {"config.yaml": OmegaConf.to_yaml(config, resolve=True), OVERRIDES: own})
+                own = yaml.safe_dump([o for o in typed if key_of(o) not in ("resume", "force")])
+                keep(directory, {"config.yaml": OmegaConf.to_yaml(config, resolve=True), OVERRIDES: own})
 
         run_stage(settings, composed, accept)
         if not first:
             return None
         if settings.command.dry_run:
-            _discard(directory)
+            discard(directory)
         else:
             conclude(directory)
         return objective(directory)
     except UserError as error:
         if isinstance(error, ConfigError) and first:
             # What was refused does not hold the next time.
-            _keep(directory, kept)
+            keep(directory, before)
         # The other runs of a sweep go on, unless the user has stopped this one.
         if HydraConfig.get().mode == RunMode.MULTIRUN and error.exit_code < SIGNALLED:
             raise _refused(error, directory) from error
         if isinstance(error, ConfigError) and first:
-            _discard(directory)
-        _leave(error)
-
-
-def together() -> None:
-    """Wait until every process has come so far: from here on the first one may remove what all have made."""
-    if join() is not None:
-        from torch import distributed
-
-        distributed.barrier()
+            discard(directory)
+        leave_with(error)
 
 
 QUIET = (
@@ -216,27 +160,13 @@ def _among_others(arguments: Sequence[str]) -> list[str]:
     return [*arguments, *(() if launched().first else QUIET)]
 
 
-def _kept(directory: Path) -> dict[str, str]:
-    """What says how a run was started, as it stands."""
-    return {name: (directory / name).read_text() for name in ("config.yaml", OVERRIDES) if (directory / name).exists()}
-
-
-def _keep(directory: Path, texts: Mapping[str, str]) -> None:
-    """Write what says how a run was started."""
-    from r1lit.callbacks.storage import replacing
-
-    for name, text in texts.items():
-        with replacing(directory / name) as part:
-            part.write_text(text)
-
-
 CHAIN = ("pipeline", "stage", "experiment", "name", "seed", "runs", "resume", "force", "dry_run", "hydra")
 """What a chain of stages hears of what is typed; its steps hear what the chain sets for them."""
 
 
 def _unheard(config: DictConfig, typed: Sequence[str]) -> list[str]:
     """What was typed beside a chain and would reach none of its steps."""
-    keys = [_key(override) for override in typed] if config.get("stage") == "pipeline" else []
+    keys = [key_of(override) for override in typed] if config.get("stage") == "pipeline" else []
     return [
         f"{key} is typed beside a chain, whose steps do not hear it; set it for all of them, "
         f"pipeline.common.set.{key}=... (a group: pipeline.common.use.{key}=...), or for one, "
@@ -262,36 +192,6 @@ def _refused(error: UserError, directory: Path) -> JobError:
     return JobError(f"r1lit: {directory} did not finish, for the reason given above")
 
 
-def _discard(directory: Path) -> None:
-    """Remove the directory of a run that never began."""
-    if {path.name for path in directory.iterdir()} <= {".hydra", ".lock", "r1lit.log", "config.yaml", OVERRIDES}:
-        _let_go(directory)
-        shutil.rmtree(directory)
-        with suppress(OSError):
-            # It was made for this run alone, if nothing else is in it.
-            directory.parent.rmdir()
-
-
-def _let_go(directory: Path) -> None:
-    """Log no more to a directory: a handler that a library has closed meanwhile, as vLLM does, would open it again."""
-    root = logging.getLogger()
-    for handler in [one for one in root.handlers if isinstance(one, logging.FileHandler)]:
-        if Path(handler.baseFilename).resolve().parent == directory.resolve():
-            root.removeHandler(handler)
-            handler.close()
-
-
-def _leave(error: UserError) -> NoReturn:
-    if first_to_say(str(error)):
-        print(f"r1lit: {error}", file=sys.stderr, flush=True)
-    logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
-    if error.exit_code > SIGNALLED and os.environ.get("WANDB_SWEEP_ID"):
-        # An agent of W&B takes an exit code for a failure and gives up after five; a run that it stopped is none.
-        signal.signal(error.exit_code - SIGNALLED, signal.SIG_DFL)
-        os.kill(os.getpid(), error.exit_code - SIGNALLED)
-    sys.exit(error.exit_code)
-
-
 def _require_plugins(arguments: Sequence[str]) -> None:
     """Refuse what needs a plugin of Hydra that is not there: Hydra would list what is, and no remedy."""
     asked = sorted({"sweep=optuna", "hydra/sweeper=optuna"} & set(arguments))
@@ -312,7 +212,7 @@ def main() -> None:
         if problems and any(argument.startswith("-") for argument in arguments):
             raise ConfigError(problems)
     except UserError as error:
-        _leave(error)
+        leave_with(error)
     sys.argv[1:] = arguments
 
     sweeps: list[Path] = []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from r1lit.settings import suggest
+from r1lit.settings import ConfigError, quoted, suggest
+from r1lit.stages.directory import OVERRIDES
 
 IMPLIED = {"model.path": "model=local", "data.path": "data=prompts"}
 """A setting that speaks of one's own model or data selects the group member that has no tiny defaults."""
@@ -77,3 +80,41 @@ def _unknown_members(override: Override, groups: Mapping[str, Sequence[str]]) ->
     for member in chosen:
         if isinstance(member, str) and member not in groups[group] and not member.startswith("["):
             yield f"{group}={member}: there is no such member of {group}; {suggest(member, groups[group])}"
+
+
+def resumed(arguments: list[str]) -> list[str]:
+    """With ``resume=RUN``: the overrides that RUN was started with, then those typed now, into RUN's directory.
+
+    Raises:
+        ConfigError: where RUN is no run, or does not say how it was started.
+    """
+    runs = [argument.split("=", 1)[1] for argument in arguments if argument.startswith("resume=")]
+    if not runs:
+        return arguments
+    directory = Path(_unquoted(runs[-1]))
+    saved = directory / OVERRIDES
+    if not saved.is_file():
+        siblings = [str(path) for path in directory.parent.glob("*") if path.is_dir()]
+        raise ConfigError([f"resume={directory} is not the directory of a run; {suggest(str(directory), siblings)}"])
+    typed = {key_of(argument) for argument in arguments}
+    started = yaml.safe_load(saved.read_text())
+    if not isinstance(started, list):
+        raise ConfigError([f"resume={directory}: {saved} is damaged, so how the run was started is not known"])
+    before = [override for override in started if key_of(override) not in typed]
+    now = [argument for argument in arguments if not argument.startswith("resume=")]
+    place = quoted(str(directory))
+    # One run of a sweep goes on alone.
+    return [*before, *now, f"resume={place}", f"hydra.run.dir={place}", "hydra.mode=RUN"]
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('\\"', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def key_of(override: str) -> str:
+    """The setting or group that an override sets.
+
+    >>> key_of("++optimizer.lr=1e-5")
+    'optimizer.lr'
+    """
+    return override.lstrip("+~").split("=", 1)[0]

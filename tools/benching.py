@@ -17,6 +17,8 @@ import transformers
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lit.distributed.launch import launched
+from r1lit.distributed.strategies import Started, strategy_of
 from r1lit.models.attention import attention_at_load, settle_attention
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rollout.transformers_sampler import TransformersSampler
@@ -92,11 +94,17 @@ def fit(
     batches: Sequence[Any],
     device: torch.device,
     callbacks: Sequence[lightning.Callback],
+    strategy: str = "single",
 ) -> None:
-    """Train a module on batches, with nothing else around it."""
+    """Train a module on batches, with nothing else around it, in the processes that were started."""
+    launch = launched()
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=launch.local_size,
+        num_nodes=launch.size // launch.local_size,
+        strategy=strategy_of(strategy, launch),
+        plugins=[Started(launch)] if launch.size > 1 or strategy == "fsdp" else None,
+        use_distributed_sampler=False,
         precision=precision(device),
         max_epochs=1,
         logger=False,

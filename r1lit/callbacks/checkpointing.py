@@ -41,8 +41,11 @@ class Checkpointer(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         # What a run that was killed while it saved has left.
-        for part in self.folder.glob("*.part") if self.ranks.first else ():
-            _remove(part)
+        if self.ranks.first:
+            for part in self.folder.glob("*.part"):
+                _remove(part)
+            for new in self.folder.glob(f"step_*{WHOLE}"):
+                _take_place(new)
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._ask_to_stop)
 
@@ -105,12 +108,24 @@ class Checkpointer(Callback):
             signal.signal(signum, handler)
 
 
+WHOLE = ".new"
+"""Suffix of a whole checkpoint that takes the place of another one of its step, and comes before it."""
+
+
 def _replace(part: Path, target: Path) -> None:
-    """Give a checkpoint its name, also where one of this name is there: a file gives way by itself, shards do not."""
-    old = target.rename(target.with_suffix(".old.part")) if target.is_dir() else None
-    os.replace(part, target)
-    if old:
-        shutil.rmtree(old)
+    """Give a checkpoint its name. Shards do not give way by themselves as a file does; wherever this is broken off, a
+    whole one is found."""
+    if not target.is_dir():
+        os.replace(part, target)
+        return
+    _take_place(part.rename(target.with_suffix(WHOLE)))
+
+
+def _take_place(new: Path) -> None:
+    """Finish what `_replace` has begun."""
+    target = new.with_suffix(".ckpt")
+    _remove(target)
+    new.rename(target)
 
 
 def _remove(path: Path) -> None:
@@ -123,6 +138,11 @@ def _remove(path: Path) -> None:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """A run's whole checkpoints, oldest first."""
-    found = (directory / "checkpoints").glob("step_*.ckpt")
-    return sorted((path for path in found if re.fullmatch(r"step_\d+", path.stem)), key=lambda path: path.stem)
+    """A run's whole checkpoints, oldest first, one of each step."""
+    found = {
+        path.stem: path
+        for suffix in (".ckpt", WHOLE)
+        for path in (directory / "checkpoints").glob(f"step_*{suffix}")
+        if re.fullmatch(r"step_\d+", path.stem)
+    }
+    return [found[step] for step in sorted(found)]

@@ -35,29 +35,34 @@ class Peak:
 
 
 GPUS: Mapping[str, tuple[float, float]] = {
+    # HGX and DGX B200, at 1,000 W: 4,500 with sparsity.
     "NVIDIA B200": (2250, 8000),
-    "NVIDIA GH200 480GB": (989, 4000),
+    # H200's data sheet: SXM 1,979 with sparsity, NVL 1,671.
     "NVIDIA H200": (989, 4800),
     "NVIDIA H200 NVL": (835, 4800),
+    # H100's data sheet: SXM 1,979 with sparsity, PCIe 1,513.
     "NVIDIA H100 80GB HBM3": (989, 3350),
-    "NVIDIA H100 NVL": (835, 3900),
     "NVIDIA H100 PCIe": (756, 2000),
+    # A100's data sheet: 624 with sparsity, whatever the form.
     "NVIDIA A100-SXM4-80GB": (312, 2039),
     "NVIDIA A100 80GB PCIe": (312, 1935),
     "NVIDIA A100-SXM4-40GB": (312, 1555),
     "NVIDIA A100-PCIE-40GB": (312, 1555),
+    # Data sheets, with sparsity: A40 299.4, A10 250, L40S 733, L40 362.1, L4 242.
     "NVIDIA A40": (149.7, 696),
     "NVIDIA A10": (125, 600),
     "NVIDIA L40S": (362, 864),
     "NVIDIA L40": (181, 864),
     "NVIDIA L4": (121, 300),
+    # Their white papers (GB202, AD102, GA102). Sums in float32 go at half the rate of those in float16, for which the
+    # first and the last state 838 with sparsity and 142 without.
     "NVIDIA GeForce RTX 5090": (209.5, 1792),
     "NVIDIA GeForce RTX 4090": (165.2, 1008),
     "NVIDIA GeForce RTX 3090": (71, 936),
 }
-"""By torch's name of the device: TFLOP/s and GB/s. Source: NVIDIA's data sheets of the data-centre cards (where these
-state a figure with sparsity, half of it) and white papers of GA102, AD102 and GB202 for the others. Names are matched
-whole: a variant, or a part of a card (MIG), has other figures."""
+"""By torch's name of the device: TFLOP/s and GB/s, as NVIDIA states them; of a figure with sparsity half. Names are
+matched whole: a variant, or a part of a card (MIG), has other figures. A device whose figures were not found, or
+differ from source to source (H100 NVL, GH200), is left out."""
 
 
 def peak_of(device: torch.device, tflops: float | None = None, bandwidth_gbs: float | None = None) -> Peak:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,14 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """Kinds of work, and what the name of an operator holds that it, and all within it, is counted for."""
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::_grouped_mm"})
-MATMUL, OTHER, HOST = "matmul", "other operators", "outside operators"
+MATMUL, OTHER, HOST, COLLECTIVES = "matmul", "other operators", "outside operators", "collectives"
+
+HANDS_OVER = ("c10d::", "_c10d_functional::", "record_param_comms", "FSDP::", "gloo:", "nccl:")
+"""How the names of operators and ranges begin that hand tensors to other processes, and wait for theirs."""
+
+UNDER_WAY = ("gloo:", "nccl")
+"""How the names of a collective's own events begin: from when it is asked for to its end on the host, and its kernels.
+"""
 
 OUTSIDE = "outside of phases"
 """Callbacks, loading, what no phase times."""
@@ -41,9 +48,11 @@ class Trace:
         steps: how many.
         device: whose time it is: ``cpu``, or ``cuda``, whose kernels are counted for the operators that queued them.
         by_phase: phase to its wall time.
-        work: phase to kind of work to seconds; `HOST` is what is left of the wall time, on a CPU Python and the
-            operators' overhead, on a GPU the time in which no kernel ran.
+        work: phase to kind of work to seconds. `COLLECTIVES` is the time in which one was under way, waiting for other
+            processes included. `HOST` is what is left of the wall time, on a CPU Python and the operators' overhead, on
+            a GPU the time in which no kernel ran.
         operators: name to calls and seconds, its own without that of operators within it.
+        collectives: how many there were.
     """
 
     steps: int
@@ -51,6 +60,7 @@ class Trace:
     by_phase: dict[str, float] = field(default_factory=dict)
     work: dict[str, dict[str, float]] = field(default_factory=dict)
     operators: dict[str, tuple[int, float]] = field(default_factory=dict)
+    collectives: int = 0
 
     @property
     def kinds(self) -> dict[str, float]:
@@ -64,17 +74,22 @@ class Trace:
 class Tracing(Callback):
     """Traces ``traced`` steps after ``untraced`` ones and a step in which the profiler warms up.
 
+    Of several processes each is to have one: a profiler slows its process down, and the others would wait for it.
+
     Args:
         untraced, traced: steps.
-        path: of the trace, for chrome://tracing or ui.perfetto.dev; ``.gz`` compresses it.
+        path: of the trace, for chrome://tracing or ui.perfetto.dev; ``.gz`` compresses it. None, where another process
+            tells.
 
     Attributes:
         trace: what was seen, once training has ended.
+        untraced_steps: ``time/*`` of the steps before, as the module has timed them.
     """
 
-    def __init__(self, untraced: int, traced: int, path: str):
+    def __init__(self, untraced: int, traced: int, path: str | None):
         self.untraced, self.traced, self.path = untraced, traced, path
         self.trace: Trace | None = None
+        self.untraced_steps: list[dict[str, float]] = []
         self._profile: profile | None = None
         self._handles: list[Any] = []
 
@@ -91,7 +106,10 @@ class Tracing(Callback):
         )
         self._profile.start()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if len(self.untraced_steps) < self.untraced:
+            times = {name: value for name, value in module.metrics.items() if name.startswith("time/")}
+            self.untraced_steps.append(times)
         self._profile.step()
 
     def on_train_end(self, *_: Any) -> None:
@@ -114,6 +132,8 @@ class Tracing(Callback):
         self._handles += [head.register_forward_pre_hook(enter), head.register_forward_hook(leave)]
 
     def _read(self, found: profile, device: str) -> None:
+        if self.path is None:
+            return
         found.export_chrome_trace(self.path)
         self.trace = read_trace(found.events(), self.traced, device)
 
@@ -127,6 +147,8 @@ class Tracing(Callback):
 
 def read_trace(events: Iterable[FunctionEvent], steps: int, device: str) -> Trace:
     """Sort operators' own time by phase and kind of work."""
+    events = list(events)
+    exchanged = [event for event in events if event.name.startswith(UNDER_WAY)]
     events = [event for event in events if event.device_type.name == "CPU"]
     whole = [event for event in events if event.name.startswith("ProfilerStep")]
     phases = sorted(
@@ -141,18 +163,24 @@ def read_trace(events: Iterable[FunctionEvent], steps: int, device: str) -> Trac
     for start, end, name in phases:
         by_phase[name] += (end - start) / 1e6
     by_phase[OUTSIDE] = sum(event.time_range.elapsed_us() for event in whole) / 1e6 - sum(by_phase.values())
+
+    def phase_at(time: float) -> str:
+        place = bisect_right(starts, time) - 1
+        return phases[place][2] if place >= 0 and time < phases[place][1] else OUTSIDE
+
+    for start, end in _merged((event.time_range.start, event.time_range.end) for event in exchanged):
+        work[phase_at(start)][COLLECTIVES] += (end - start) / 1e6
     for event in events:
         if not _is_operator(event):
             continue
         seconds = (event.self_cpu_time_total if device == "cpu" else event.self_device_time_total) / 1e6
-        place = bisect_right(starts, event.time_range.start) - 1
-        inside = place >= 0 and event.time_range.start < phases[place][1]
-        work[phases[place][2] if inside else OUTSIDE][kind_of(event)] += seconds
+        work[phase_at(event.time_range.start)][kind_of(event)] += seconds
         calls, total = operators[event.name]
         operators[event.name] = calls + 1, total + seconds
     for name, seconds in by_phase.items():
         work[name][HOST] = max(seconds - sum(work[name].values()), 0.0)
-    return Trace(steps, device, dict(by_phase), {name: dict(kinds) for name, kinds in work.items()}, dict(operators))
+    sorted_work = {name: dict(kinds) for name, kinds in work.items()}
+    return Trace(steps, device, dict(by_phase), sorted_work, dict(operators), len(exchanged))
 
 
 def kind_of(event: FunctionEvent) -> str:
@@ -168,4 +196,19 @@ def kind_of(event: FunctionEvent) -> str:
 
 def _is_operator(event: FunctionEvent) -> bool:
     """True for what computes, and not for a range around it."""
-    return not event.name.startswith((PHASE, "ProfilerStep", HEAD))
+    return not event.name.startswith((PHASE, "ProfilerStep", HEAD, *HANDS_OVER))
+
+
+def _merged(spans: Iterable[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Spans of time as such that do not overlap.
+
+    >>> _merged([(4, 6), (0, 2), (1, 3)])
+    [(0, 3), (4, 6)]
+    """
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
-from r1lit.distributed.launch import join, launched
-from r1lit.distributed.ranks import Ranks
-from r1lit.settings import UserError
+from r1lit.distributed.launch import first_to_say, join, launched
+from r1lit.settings import SIGNALLED, UserError
+
+if TYPE_CHECKING:
+    # It loads torch, which a help page does without.
+    from r1lit.distributed.ranks import Ranks
 
 PATIENCE_SECONDS = 5.0
 """How long a process whose peers are gone waits for their last words."""
@@ -18,6 +26,50 @@ _FAILED = "failed"
 
 class PeerError(UserError):
     """Another process of the run has failed."""
+
+
+def from_first(key: str, make: Callable[[], str]) -> str:
+    """What the first process makes, in all of them; it tells the others under ``key``.
+
+    Raises:
+        PeerError: in the others, where the first could not make it.
+    """
+    store, launch = join(), launched()
+    if store is None:
+        return make()
+    made = ""
+    if launch.first:
+        try:
+            made = make()
+        finally:
+            store.set(key, made)
+            if not made:
+                # With this process goes what it has said.
+                _wait_until(lambda: store.add(f"{key}/heard", 0) == launch.size - 1)
+        return made
+    with suppress(RuntimeError):
+        made = store.get(key).decode()
+        store.add(f"{key}/heard", 1)
+    if not made:
+        raise PeerError("stopped, because process 0 could not begin")
+    return made
+
+
+def together() -> None:
+    """Wait until every process has come so far.
+
+    Raises:
+        PeerError: where another one has ended before.
+    """
+    if (store := join()) is None:
+        return
+    from torch import distributed
+
+    try:
+        distributed.barrier()
+    except RuntimeError as error:
+        said = _said(store) or "? it ended before the run began"
+        raise PeerError(_stopped(said)) from error
 
 
 @contextmanager
@@ -35,16 +87,11 @@ def one_for_all() -> Iterator[None]:
             raise
         with suppress(RuntimeError):
             if isinstance(error, RuntimeError) and not isinstance(error, UserError):
-                deadline = time.monotonic() + PATIENCE_SECONDS
-                while not store.check([_FAILED]) and time.monotonic() < deadline:
-                    time.sleep(0.05)
-            if not store.check([_FAILED]):
-                own = str(error) or type(error).__name__
-                store.compare_set(_FAILED, "", f"{launched().rank} {own}")
+                _wait_until(lambda: store.check([_FAILED]))
+            leave_word(str(error) or type(error).__name__)
         said = _said(store)
         if said and not isinstance(error, UserError) and not said.startswith(f"{launched().rank} "):
-            rank, _, reason = said.partition(" ")
-            raise PeerError(f"stopped, because process {rank} did: {reason}") from error
+            raise PeerError(_stopped(said)) from error
         raise
 
 
@@ -78,7 +125,47 @@ def require_all(failures: Sequence[str | None], own: Exception | None = None) ->
         raise own
     for rank, reason in enumerate(failures):
         if reason is not None:
-            raise PeerError(f"stopped, because process {rank} did: {reason}")
+            raise PeerError(_stopped(f"{rank} {reason}"))
+
+
+def leave_with(error: UserError, logged: bool = True) -> NoReturn:
+    """End this process with what a user is told, said once by all processes; ``logged`` puts it into the log too."""
+    leave_word(str(error))
+    if first_to_say(str(error)):
+        print(f"r1lit: {error}", file=sys.stderr, flush=True)
+    if logged:
+        logging.getLogger("r1lit").info("%s: %s", type(error).__name__, error)
+    if error.exit_code > SIGNALLED and os.environ.get("WANDB_SWEEP_ID"):
+        # An agent of W&B takes an exit code for a failure and gives up after five; a run that it stopped is none.
+        signal.signal(error.exit_code - SIGNALLED, signal.SIG_DFL)
+        os.kill(os.getpid(), error.exit_code - SIGNALLED)
+    sys.exit(error.exit_code)
+
+
+def leave_word(text: str) -> None:
+    """Tell the other processes, where there are any, why this one ends, unless another has told why before."""
+    with suppress(RuntimeError):
+        store = join()
+        if store is not None and not store.check([_FAILED]):
+            store.compare_set(_FAILED, "", f"{launched().rank} {text}")
+
+
+def _stopped(said: str) -> str:
+    rank, _, reason = said.partition(" ")
+    # It has been said in full by the one that it happened to.
+    reason = " ".join(reason.split())
+    return f"stopped, because process {rank} did: {reason[:LONGEST_REASON]}"
+
+
+LONGEST_REASON = 300
+"""Characters that are repeated of what another process has said."""
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    """Or until patience ends."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _said(store) -> str:

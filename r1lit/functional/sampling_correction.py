@@ -23,9 +23,11 @@ def sampling_ratio(
     An inference engine computes the same weights' log-probs by other kernels in another precision, so it draws from a
     slightly different policy, which importance sampling corrects. A ratio is a ``token``'s, or a ``sequence``'s, the
     product over its tokens. One beyond its bounds is cut to them (``truncate``: truncated importance sampling, Ionides
-    2008; for this mismatch Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training")
-    or makes the weight 0 (``mask``: masked importance sampling, Liu et al. 2025, "When Speed Kills Stability"). The
-    formulas and names are those of TRL's ``vllm_importance_sampling_mode``.
+    2008, doi 10.1198/106186008X320456; for this mismatch Yao et al. 2025, "Your Efficient RL Framework Secretly Brings
+    You Off-Policy RL Training", fengyao.notion.site/off-policy-rl) or makes the weight 0 (``mask``: masked importance
+    sampling, of sequences in Liu, Li et al. 2025, "When Speed Kills Stability: Demystifying RL Collapse from the
+    Training-Inference Mismatch", richardli.xyz/rl-collapse). The formulas and names are those of TRL's
+    ``vllm_importance_sampling_mode``.
 
     Shapes: logprobs (the policy's, before the update), sampling_logprobs [n, T], mask bool [n, T], True = trained ->
     [n, T], 1 where not trained, for ``token_truncate`` and ``token_mask``; [n, 1] for ``sequence_truncate`` and

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,10 +13,15 @@ import torch
 PHASE = "phase: "
 """What a profiler's name of a phase begins with."""
 
+BESIDE = "beside/"
+"""What the name begins with under which a phase's seconds in other threads stand once more."""
+
 
 class PhaseTimer:
     """Adds up seconds by phase; phases do not nest, but several threads may be in one each. A profiler sees them as
     ranges.
+
+    What other threads than the one that made it spend goes on beside that one's phases, and is told apart.
 
     >>> timer = PhaseTimer()
     >>> with timer.phase("sample"):
@@ -29,6 +34,7 @@ class PhaseTimer:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
         self._own = threading.local()
+        self._home = threading.get_ident()
 
     @property
     def current(self) -> str | None:
@@ -46,11 +52,26 @@ class PhaseTimer:
             self._own.phase = None
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
             with self._lock:
-                self._seconds[name] += time.perf_counter() - start
+                self._seconds[name] += seconds
+                if threading.get_ident() != self._home:
+                    self._seconds[BESIDE + name] += seconds
 
     def pop(self) -> dict[str, float]:
-        """Seconds by phase since the last call, as metrics ``time/<phase>``."""
+        """Seconds by phase since the last call, as metrics ``time/<phase>``; ``time/beside/<phase>`` are those of them
+        that other threads spent."""
         with self._lock:
             seconds, self._seconds = self._seconds, defaultdict(float)
         return {f"time/{name}": value for name, value in seconds.items()}
+
+
+def parted(seconds: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by phase that the training itself spent, which add up to its steps, and those that went on beside it.
+
+    >>> parted({"sample": 5.0, "beside/sample": 4.0, "update": 3.0})
+    ({'sample': 1.0, 'update': 3.0}, {'sample': 4.0})
+    """
+    beside = {name.removeprefix(BESIDE): value for name, value in seconds.items() if name.startswith(BESIDE)}
+    own = {name: value - beside.get(name, 0.0) for name, value in seconds.items() if not name.startswith(BESIDE)}
+    return own, beside

@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import pickle
+import socket
+import threading
 import weakref
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from r1lit.rewards.process import Child
 from r1lit.rewards.spec import RewardSettings
+from r1lit.rewards.tally import GroupScore, Job, Tally, group_score
 from r1lit.settings import ConfigError, UserError
 from r1lit.types import Group, Rollout, Scored
 
@@ -26,76 +30,10 @@ class RewardError(UserError):
     """A reward failed on more rows than its settings allow, or the processes that score are gone."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A group handed over: its number, and the calls it takes, each a reward's name and the rows it judges."""
-
-    number: int
-    group: Group
-    units: list[tuple[str, list[int]]]
-
-
-@dataclass
-class GroupScore:
-    """What the rewards gave to one group.
-
-    Attributes:
-        values: G values by reward, for the rewards that judged the group; None where one abstained or failed.
-        failures: how many rows failed, by reward and reason.
-        messages: the first failure's message, by reward and reason.
-    """
-
-    values: dict[str, list[float | None]] = field(default_factory=dict)
-    failures: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    messages: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def abstained(self, name: str) -> int:
-        """Rows on which a reward that judged this group returned None of its own."""
-        return self.values[name].count(None) - self.failures.get(name, Counter()).total()
-
-
-class Tally:
-    """How the rewards do on a rollout whose verdicts are still coming in.
-
-    Attributes:
-        failures: how many rows failed so far, by reward and reason.
-    """
-
-    def __init__(self, jobs: Iterable[Job]):
-        self.failures: dict[str, Counter[str]] = defaultdict(Counter)
-        self._asked: Counter[str] = Counter()
-        for job in jobs:
-            for name, rows in job.units:
-                self._asked[name] += len(rows)
-        self._judged: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
-
-    def add(self, score: GroupScore) -> None:
-        """Count one more group."""
-        self._judged.update({name: len(values) for name, values in score.values.items()})
-        for name, counts in score.failures.items():
-            self.failures[name].update(counts)
-        for (name, _), message in score.messages.items():
-            self._first.setdefault(name, message)
-
-    def problem(self, name: str, settings: RewardSettings) -> str | None:
-        """What to tell the user where a reward failed on more rows than its settings allow; None where it did not."""
-        asked, failed = self._asked[name], self.failures[name].total()
-        if not failed or failed / asked <= settings.max_failures:
-            return None
-        counts = ", ".join(f"{reason} {count}" for reason, count in self.failures[name].most_common())
-        left = asked - self._judged[name]
-        return (
-            f"reward {name} ({settings.dotted_path}) failed on {failed} of {asked} rows ({failed / asked:.0%}: {counts}"
-            f"{f'; {left} not judged any more' if left else ''}), more than max_failures={settings.max_failures:g} "
-            f"allows; first: {self._first[name]}\n"
-            f"Try it with stage=try_reward and mend it, or raise reward.{name}.max_failures "
-            f"(reward.{name}.timeout and reward.{name}.memory_mb bound what a call may cost)."
-        )
-
-
 class RewardPool:
     """The rewards of a run, in processes of their own. A context manager; its processes end with it, or with Python.
+
+    A rollout that is still under way in another thread when the pool is closed ends with a `RewardError`.
 
     Scoring runs while others are still sampled: ``submit`` a group as soon as it is complete, ``gather`` at the end.
 
@@ -122,6 +60,7 @@ class RewardPool:
         """Rows of the last rollout that each reward judged by returning None, by reward."""
         self._paths = [str(path) for path in plugin_paths]
         self._child: Child | None = None
+        self._closed, self._changing = False, threading.Lock()
         self._jobs = itertools.count()
         self._sent: dict[int, Job] = {}
         self._logged: set[tuple[str, str]] = set()
@@ -141,26 +80,36 @@ class RewardPool:
 
         Raises:
             ConfigError: with one line a reward that could not be loaded.
+            RewardError: where the pool was closed.
         """
-        if self._child is not None:
-            return
-        self._child = Child("r1lit.rewards.supervisor")
-        self._finalizer = weakref.finalize(self, _end, self._child)
+        with self._changing:
+            if self._closed:
+                raise RewardError(CLOSED)
+            if self._child is not None:
+                return
+            self._child = Child("r1lit.rewards.supervisor")
+            self._finalizer = weakref.finalize(self, _end, self._child)
         specs = {name: settings.for_worker() for name, settings in self.rewards.items()}
         self._send(({"rewards": specs, "paths": self._paths}, self.workers))
         problems: dict[str, str] = {}
         for _ in range(self.workers):
             problems |= self._receive()["problems"]
         if problems:
-            self.close()
+            self._stop()
             raise ConfigError([f"reward.{name}: {problem}" for name, problem in problems.items()])
 
     def close(self) -> None:
-        """End the workers, whatever they are doing."""
-        if self._child is not None:
-            self._finalizer()
-            self._child = None
-            self._sent.clear()
+        """End the workers, whatever they are doing, for good."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the workers; the next group starts others."""
+        with self._changing:
+            if self._child is not None:
+                self._finalizer()
+                self._child = None
+                self._sent.clear()
 
     def submit(self, index: int, group: Group) -> None:
         """Hand over group ``index`` of the rollout in the making; returns at once."""
@@ -208,7 +157,7 @@ class RewardPool:
             problems = (tally.problem(name, settings) for name, settings in self.rewards.items())
             if problem := next(filter(None, problems), None):
                 # What is still being judged may hang as well, and nobody will wait for it.
-                self.close()
+                self._stop()
                 raise RewardError(problem)
         self.abstained = {
             name: sum(score.abstained(name) for score in scores.values() if name in score.values)
@@ -247,7 +196,7 @@ class RewardPool:
             answer = self._receive()
             # A broken-off round's verdicts come in too.
             if job := waiting.pop(answer["key"], None):
-                yield job, _group_score(job, answer["verdicts"])
+                yield job, group_score(job, answer["verdicts"])
 
     def _log_first(self, score: GroupScore) -> None:
         for (name, reason), message in score.messages.items():
@@ -257,35 +206,37 @@ class RewardPool:
 
     def _send(self, message: object) -> None:
         try:
-            self._child.connection.send_bytes(pickle.dumps(message))
+            self._connection().send_bytes(pickle.dumps(message))
         except OSError as error:
             raise self._gone() from error
 
     def _receive(self) -> dict:
         try:
-            return json.loads(self._child.connection.recv_bytes())
+            return json.loads(self._connection().recv_bytes())
         except (EOFError, OSError) as error:
             raise self._gone() from error
 
+    def _connection(self) -> Connection:
+        child = self._child
+        if child is None:
+            raise OSError("the workers were ended")
+        return child.connection
+
     def _gone(self) -> RewardError:
-        self.close()
+        if self._closed:
+            return RewardError(CLOSED)
+        self._stop()
         return RewardError("the process that keeps the reward workers has gone; was it killed, or memory exhausted?")
 
 
-def _group_score(job: Job, verdicts: list[dict]) -> GroupScore:
-    score = GroupScore()
-    for (name, rows), verdict in zip(job.units, verdicts, strict=True):
-        values = score.values.setdefault(name, [None] * len(job.group.completions))
-        for row, value in zip(rows, verdict["values"], strict=True):
-            values[row] = value
-        for reason in verdict["reasons"].values():
-            score.failures[name][reason] += 1
-            score.messages.setdefault((name, reason), verdict["message"])
-    return score
+CLOSED = "the rewards were closed, so nothing is scored any more"
 
 
 def _end(child: Child) -> None:
-    # A closed socket makes the supervisor kill its workers; it is killed itself only if it does not.
+    # A closed socket makes the supervisor kill its workers; it is killed itself only if it does not. Closed alone it
+    # would stay open as long as a thread still reads from it.
+    with suppress(OSError), socket.socket(fileno=os.dup(child.connection.fileno())) as reading:
+        reading.shutdown(socket.SHUT_RDWR)
     child.connection.close()
     try:
         child.process.wait(timeout=5)

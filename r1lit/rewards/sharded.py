@@ -15,8 +15,9 @@ from r1lit.distributed.sampling import holding
 from r1lit.models.attention import in_own_arithmetic
 from r1lit.rewards.judge import Verdict, check
 from r1lit.rewards.neural import NeuralReward
-from r1lit.rewards.pool import GroupScore, Job, RewardError, Tally
+from r1lit.rewards.pool import RewardError
 from r1lit.rewards.spec import RewardSettings
+from r1lit.rewards.tally import GroupScore, Job, Tally
 from r1lit.rewards.targets import resolve
 from r1lit.text.thinking import split
 from r1lit.types import Group, Rollout, Scored

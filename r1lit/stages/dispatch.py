@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 
@@ -17,6 +17,7 @@ from r1lit.stages.collect import collect
 from r1lit.stages.evaluate import rows, summarize
 from r1lit.stages.export import export
 from r1lit.stages.fit import fit
+from r1lit.stages.machine import BATCHES, launch_notes
 from r1lit.stages.manifest import alone
 from r1lit.stages.measure import measure
 from r1lit.stages.pipeline import pipeline, show_plan
@@ -61,6 +62,8 @@ def run_stage(run: Run, compose: Compose, accept: Callable[[], None] = lambda: N
             summary.figures = ranks.from_first(summary.figures)
             together = f" in {ranks.size} processes ({run.trainer.strategy})" if ranks.size > 1 else ""
             summary.say(f"{run.command.stage}: {run.directory}{together}")
+            for note in _notes(run):
+                summary.say(f"note: {note}")
             if run.command.stage == "pipeline":
                 _pipeline(run, summary, compose, accept)
             else:
@@ -69,6 +72,14 @@ def run_stage(run: Run, compose: Compose, accept: Callable[[], None] = lambda: N
                 STAGES[run.command.stage](run, summary)
     except KeyboardInterrupt as error:
         raise StageInterruptedError(f"interrupted; what there is lies in {run.directory}") from error
+
+
+def _notes(run: Run) -> Iterator[str]:
+    """What is odd about the processes that train together."""
+    stage = run.profile.of if run.command.stage == "profile" else run.command.stage
+    if stage in BATCHES:
+        section, name = BATCHES[stage].split(".")
+        yield from launch_notes(stage, run.trainer, getattr(getattr(run, section), name), launched())
 
 
 def _recorded(stage: Stage) -> Stage:

@@ -20,7 +20,7 @@ from r1lit.stages.settings import TrainerSettings
 TRAINS = frozenset({"fit", "sft", "reward_model"})
 """Stages that update a model's weights."""
 
-SHARED_OUT = frozenset({"fit", "sft", "reward_model", "evaluate", "preflight"})
+SHARED_OUT = frozenset({"fit", "sft", "reward_model", "evaluate", "preflight", "profile"})
 """Stages that several processes can run together."""
 
 
@@ -33,8 +33,6 @@ def machine_problems(
     stage_of = profiled.of if stage == "profile" and profiled is not None else stage
     yield from _training_problems(stage_of, sections)
     if (trainer := sections.get("trainer")) is not None:
-        if stage == "profile" and trainer.strategy != "single":
-            yield f"trainer={trainer.strategy}, but stage=profile looks at one process; set trainer=single"
         yield from _launch_problems(stage, trainer, launched())
         yield from _gathering_problems(stage_of, trainer, sections)
         yield from _sharded_problems(stage, trainer, sections, rewards)
@@ -92,6 +90,28 @@ def _launch_problems(stage: str, trainer: TrainerSettings, launch: Launch) -> It
         yield (
             f"{launch.by} has started {launch.local_size} processes on a node with {torch.cuda.device_count()} GPUs, "
             "but each needs one of its own; start as many as there are GPUs, or set trainer.accelerator=cpu"
+        )
+
+
+BATCHES: Mapping[str, str] = {
+    "fit": "algorithm.prompts_per_step",
+    "sft": "sft.batch_size",
+    "reward_model": "reward_model.batch_size",
+}
+"""By stage: the setting of what its processes share out in each step."""
+
+
+def launch_notes(stage: str, trainer: TrainerSettings, batch: int, launch: Launch) -> Iterator[str]:
+    """What of the processes that were started is idle, or is missing; ``batch`` is the value of the stage's setting."""
+    if launch.size == 1 and trainer.strategy != "single":
+        yield (
+            f"trainer={trainer.strategy} in one process, which is all that {launch.by} has started; for N of them: "
+            "torchrun --nproc-per-node N -m r1lit ..."
+        )
+    if batch < launch.size:
+        yield (
+            f"{BATCHES[stage]}={batch} is less than the {launch.size} processes, so some have nothing to do in a step; "
+            f"set {BATCHES[stage]}={launch.size} or more, or start fewer"
         )
 
 

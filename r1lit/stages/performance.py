@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1lit.callbacks.hardware import Peak
+from r1lit.modules.timing import parted
 from r1lit.stages.summary import Summary
 
 Steps = Sequence[Mapping[str, Any]]
@@ -43,14 +44,15 @@ def _seconds(step: Mapping[str, Any], name: str) -> float:
 
 
 def table(seconds: Mapping[str, float], figures: Mapping[str, float], peak: Peak) -> str:
-    """Phases with their seconds and shares, the longest first, then what the machine gave.
+    """Phases with their seconds and shares, the longest first, what went on beside them, and what the machine gave.
 
     Args:
         seconds: by phase, as the summary holds them; ``fit`` is the whole training, ``step`` all its steps.
         figures: as `performance` makes them.
         peak: of the device.
     """
-    phases = {name: value for name, value in seconds.items() if name not in AROUND}
+    own, beside = parted(seconds)
+    phases = {LABELS.get(name, name): value for name, value in own.items() if name not in AROUND}
     phases["rest of the step"] = seconds["step"] - sum(phases.values())
     phases["between steps"] = seconds.get("fit", 0.0) - seconds["step"]
     # Of a run that was killed the steps are known, and not how long it took in all.
@@ -59,12 +61,17 @@ def table(seconds: Mapping[str, float], figures: Mapping[str, float], peak: Peak
     rows = [
         f"  {name:18}{value:10.1f}{value / whole:8.0%}" for name, value in sorted(phases.items(), key=lambda p: -p[1])
     ]
+    if beside:
+        rows.append("beside these, in a thread of its own")
+        rows += [f"  {name:18}{value:10.1f}" for name, value in sorted(beside.items(), key=lambda p: -p[1])]
     machine = [f"  {line}" for line in machine_lines(figures, peak)]
     return "\n".join([f"{'where the time went':20}{'seconds':>10}{'share':>8}", *rows, *machine])
 
 
 AROUND = frozenset({"fit", "step", "evaluate", "preflight"})
 """What is timed around a training, or is all of it."""
+
+LABELS: Mapping[str, str] = {"wait": "wait for rollouts"}
 
 MEMORY: Mapping[str, str] = {
     "peak_allocated_gb": "allocated by torch on the GPU",

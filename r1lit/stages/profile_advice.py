@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from r1lit.callbacks.hardware import Peak
 from r1lit.callbacks.tracing import HOST, Trace
+from r1lit.distributed.launch import launched
 from r1lit.stages.run import Run
 from r1lit.stages.setup import device_of
 
@@ -23,7 +24,9 @@ class Profile:
         seconds: of a step, by phase, without the profiler; ``step`` is all of it.
         performance: figures of these steps, see `r1lit.stages.performance.performance`.
         trace: of other steps, under the profiler.
-        peak: of the device.
+        peak: of the device, or all devices together.
+        of_ranks: seconds of a step by phase, of each process of the run.
+        beside: seconds, by phase, of what goes on beside a step in another thread; they are in no sum.
     """
 
     run: Run
@@ -31,6 +34,8 @@ class Profile:
     performance: Mapping[str, float]
     trace: Trace
     peak: Peak
+    of_ranks: Sequence[Mapping[str, float]] = ()
+    beside: Mapping[str, float] = field(default_factory=dict)
 
     def share(self, phase: str) -> float:
         """Of a step's seconds."""
@@ -61,7 +66,7 @@ def _rewards(found: Profile) -> str | None:
 
 
 def _sampling(found: Profile) -> str | None:
-    share, rows = found.share("sample"), found.run.rollout.max_batch_rows
+    share, rows = found.share("sample") + found.share("wait"), found.run.rollout.max_batch_rows
     wanted = found.run.algorithm.prompts_per_step * found.run.algorithm.group_size
     if share > 0.4 and rows < wanted:
         return (
@@ -146,9 +151,11 @@ def _checkpointing(found: Profile) -> str | None:
 
 
 def _threads(found: Profile) -> str | None:
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    processes, cores = launched().local_size, os.cpu_count() or 1
+    threads = processes * torch.get_num_threads()
     if found.trace.device == "cpu" and threads < cores:
-        return f"torch uses {threads} of {cores} cores: OMP_NUM_THREADS={cores}, where nothing else needs them."
+        remedy = f"OMP_NUM_THREADS={cores // processes}, where nothing else needs them."
+        return f"torch uses {threads} of {cores} cores: {remedy}"
     return None
 
 

@@ -19,6 +19,7 @@ from r1lit.callbacks.hardware import Peak, peak_of
 from r1lit.callbacks.progress import ProgressBar
 from r1lit.callbacks.recorder import Recorder, read_metrics
 from r1lit.callbacks.throughput import Throughput
+from r1lit.callbacks.tracing import Tracing
 from r1lit.data.module import StepDataModule, Stream
 from r1lit.distributed.launch import launched
 from r1lit.distributed.shards import read_rest, stored_shapes
@@ -36,7 +37,7 @@ ELSEWHERE = {"enabled", "before", "every", "sources", "prompts", "max_prompt_tok
 """Settings of the evaluation that say when to measure, or choose the prompts, which speak for themselves."""
 
 
-OF_ALL = (PeriodicEvaluation, Checkpointer)
+OF_ALL = (PeriodicEvaluation, Checkpointer, Tracing)
 """Callbacks in which all processes take part; the others write, or speak."""
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from r1lit.callbacks.checkpointing import Checkpointer, RunInterruptedError, checkpoints
+from r1lit.callbacks.checkpointing import Checkpointer, RunInterruptedError, _replace, checkpoints
 from r1lit.callbacks.storage import StorageError
 from r1lit.data.module import StepDataModule
 from r1lit.data.stream import PromptStream
@@ -76,6 +76,31 @@ def test_it_goes_on_where_it_stopped_and_clears_what_a_killed_save_left(tmp_path
     assert steps == [4, 5] and module.weight.tolist() == [6.0] * 4
     assert [path.stem for path in checkpoints(tmp_path)] == ["step_000002", "step_000004", "step_000006"]
     assert not list((tmp_path / "checkpoints").glob("*.part"))
+
+
+@pytest.mark.parametrize("calls", range(3))
+def test_shards_that_take_the_place_of_others_are_found_wherever_it_is_killed(tmp_path, monkeypatch, calls):
+    """A checkpoint in shards of a step that has one, with the process gone after so many of its renamings."""
+    folder = tmp_path / "checkpoints"
+    for name, text in (("step_000002.ckpt", "old"), ("step_000002.part", "new")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "shard").write_text(text)
+    left, rename = iter(range(calls)), Path.rename
+
+    def killed_later(path: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed_later)
+        with pytest.raises(KeyboardInterrupt):
+            _replace(folder / "step_000002.part", folder / "step_000002.ckpt")
+    (found,) = checkpoints(tmp_path)
+    assert (found / "shard").read_text() == ("old" if calls == 0 else "new")
+    train(Counting(1), Checkpointer(tmp_path, every=0, keep=1))
+    assert names(tmp_path) == ["step_000002.ckpt"]
+    assert (folder / "step_000002.ckpt" / "shard").read_text() == ("old" if calls == 0 else "new")
 
 
 def test_a_save_that_fails_half_way_leaves_the_earlier_one_and_says_how_to_go_on(tmp_path):

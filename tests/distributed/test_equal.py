@@ -138,6 +138,7 @@ def runs(tmp_path_factory) -> Path:
     cases = {
         f"{stage}_{name}": (*common, *own) for stage, common in stages.items() for name, own in SHARED[stage].items()
     }
+    cases["profile"] = (*GRPO, "stage=profile", "trainer=fsdp", "profile.warmup=0", "profile.steps=1")
     cases["ahead_resumed"] += (f"resume={stopped(folder / 'ahead_alone', folder / 'ahead_resumed')}",)
     share_cases(folder, cases)
     return folder
@@ -227,3 +228,20 @@ def test_rollouts_that_wait_for_their_step_are_saved_as_one_process_saves_them(r
 def test_the_model_of_shards_is_a_plain_one(runs):
     model = AutoModelForCausalLM.from_pretrained(runs / "grpo_whole" / "model")
     assert type(model).__name__ == model.config.architectures[0] and os.listdir(runs / "grpo_whole" / "checkpoints")
+
+
+def test_a_profile_of_several_processes_says_what_they_waited_for(runs):
+    text, summary = (
+        (runs / "profile" / "profile.md").read_text(),
+        json.loads((runs / "profile" / "summary.json").read_text()),
+    )
+    assert "2 processes trained (trainer=fsdp). What follows was seen by rank 0" in text
+    assert "collectives, waiting for the other processes included" in text and "| its rank |" in text
+    # Both have timed the same phases, and each collective has its time within them.
+    first, second = summary["seconds_a_step_by_rank"]
+    assert {"sample", "score", "update"} <= first.keys() - {"step"} == second.keys()
+    trace = summary["trace"]
+    exchanged = {phase: kinds.get("collectives", 0.0) for phase, kinds in trace["work"].items()}
+    assert trace["collectives"] > 10 and exchanged["update"] > 0
+    assert all(seconds <= trace["by_phase"][phase] + 1e-3 for phase, seconds in exchanged.items())
+    assert not [name for name in trace["operators"] if "c10d" in name or name.startswith(("gloo:", "FSDP::"))]

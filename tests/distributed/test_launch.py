@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r1lit.callbacks.recorder import read_metrics
 from r1lit.distributed.launch import Launch, read_launch
-from r1lit.stages.machine import _launch_problems
+from r1lit.stages.machine import _launch_problems, launch_notes
 from r1lit.stages.settings import TrainerSettings
 
 QUICK = (*SHORT, "evaluation.enabled=false")
@@ -94,6 +94,16 @@ def test_settings_are_held_against_the_launch(monkeypatch):
     assert not problems("fit", two, strategy="ddp", accelerator="cpu")
     with pytest.raises(ValueError, match="cpu_offload is of a sharded model, which trainer=ddp has not"):
         TrainerSettings(strategy="ddp", cpu_offload=True)
+
+
+def test_processes_that_are_idle_or_missing_are_told():
+    def notes(batch: int, launch: Launch, **trainer) -> str:
+        return "\n".join(launch_notes("fit", TrainerSettings(**trainer), batch, launch))
+
+    two = Launch(0, 2, 0, 2, by="torchrun")
+    assert notes(2, two, strategy="ddp") == notes(1, Launch(), strategy="single") == ""
+    assert "trainer=ddp in one process" in notes(8, Launch(), strategy="ddp")
+    assert "set algorithm.prompts_per_step=2 or more, or start fewer" in notes(1, two, strategy="fsdp")
 
 
 def test_slurms_batch_script_itself_is_one_process():

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 import torch
-from small_models import KINDS, LEAKING, make_model, reference_varlen
+from small_models import KINDS, LEAKING, exact_varlen, make_model, reference_varlen
 
 from r1lit.models import attention
 from r1lit.models.attention import TORCH_VARLEN
@@ -64,7 +64,7 @@ def in_passes(model, items, tokens: int, packing: str):
 
 @pytest.mark.parametrize(("kind", "name"), WAYS)
 def test_packed_sequences_come_out_as_alone(kind, name, monkeypatch):
-    monkeypatch.setattr(attention, "varlen_attn", reference_varlen)
+    monkeypatch.setattr(attention, "varlen_attn", exact_varlen)
     model, items = make_model(kind, name), sequences([9, 3, 2, 14, 5, 7, 2, 11])
     plain = make_model(kind, "eager")
     alone = by_hand(plain, items)
@@ -84,6 +84,22 @@ def test_packed_sequences_come_out_as_alone(kind, name, monkeypatch):
             assert (got is None) == (gradient is None)
             if got is not None:
                 torch.testing.assert_close(got, gradient, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma3_text"])
+def test_torchs_kernel_is_given_halves_whatever_the_weights_are(kind, monkeypatch):
+    """As in a run: float32 weights under autocast, and outside of one in the arithmetic of the model's own."""
+    monkeypatch.setattr(attention, "varlen_attn", reference_varlen)
+    model, items = make_model(kind, attention.TORCH_VARLEN), sequences([9, 3, 14, 5])
+    alone = by_hand(make_model(kind, "eager"), items)
+    for arithmetic in (torch.autocast("cpu", torch.bfloat16), attention.in_own_arithmetic(model)):
+        with arithmetic, torch.no_grad():
+            found = in_passes(model, items, 28, "packed")
+        for ids, (logprobs, _) in alone.items():
+            # A few roundings to bfloat16 at the size of these log-probs, between 4 and 8; the test above is exact.
+            torch.testing.assert_close(found[ids][0].float(), logprobs, rtol=0, atol=4 * 2**-5)
+    with pytest.raises(RuntimeError, match="bfloat16 or float16 alone"):
+        in_passes(model, items, 28, "packed")
 
 
 def test_the_windows_of_sliding_attention_are_shorter_than_the_sequences():

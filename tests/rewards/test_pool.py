@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -293,6 +295,39 @@ def test_a_lost_supervisor_is_an_error_and_a_new_start_works(make_pool):
     with pytest.raises(RewardError, match="has gone"):
         pool(rollout())
     assert same(pool(rollout()).column("length"), [2, 2, 1])
+
+
+def test_a_closed_pool_is_not_started_again(make_pool):
+    """By a rollout that is under way in another thread: it ends, and no process is left."""
+    pool, ended = make_pool(hangs={"timeout": 60.0}), queue.SimpleQueue()
+    pool.start()
+
+    def roll_out() -> None:
+        for call in (lambda: pool(rollout()), lambda: pool.submit(0, rollout().groups[0]), lambda: pool(rollout())):
+            try:
+                ended.put(call())
+            except RewardError as error:
+                ended.put(str(error))
+
+    others = children(os.getpid())
+    thread = threading.Thread(target=roll_out, daemon=True)
+    thread.start()
+    time.sleep(0.5)
+    supervisor = pool._child.process
+    workers = children(supervisor.pid)
+    assert workers and children(os.getpid()) == others
+    pool.close()
+    thread.join(30)
+    assert not thread.is_alive() and supervisor.poll() == 0, "it was asked to end, and not killed"
+    assert [ended.get_nowait() for _ in range(3)] == ["the rewards were closed, so nothing is scored any more"] * 3
+    assert children(os.getpid()) == others - {supervisor.pid}
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.05)
+
+
+def children(pid: int) -> set[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for path in lists for child in path.read_text().split()}
 
 
 def test_bombs_cost_at_most_their_limits(make_pool):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from r1lit.callbacks.hardware import Peak
+from r1lit.modules.timing import PhaseTimer
 from r1lit.stages.performance import performance, table
 
 STEPS = [
@@ -41,6 +44,37 @@ def test_the_table_says_where_the_time_went():
         "  padding sample 25%",
         "  MFU 20.0% of 2 TFLOP/s",
     ]
+
+
+def test_what_goes_on_beside_the_steps_is_in_no_sum():
+    timer = PhaseTimer()
+    for _ in range(2):
+        with timer.phase("sample"):
+            pass
+        thread = threading.Thread(target=in_phase, args=(timer, "sample"))
+        thread.start()
+        thread.join()
+    times = timer.pop()
+    assert times.keys() == {"time/sample", "time/beside/sample"} and times["time/beside/sample"] < times["time/sample"]
+
+    seconds = {"fit": 9.0, "step": 8.0, "update": 5.0, "wait": 2.0, "sample": 7.0, "beside/sample": 6.0}
+    lines = table(seconds | {"beside/score": 0.5, "score": 0.5}, {"tokens_per_second": 1.0}, Peak("cpu")).splitlines()
+    assert [line.split() for line in lines[1:5]] == [
+        ["update", "5.0", "56%"],
+        ["wait", "for", "rollouts", "2.0", "22%"],
+        ["sample", "1.0", "11%"],
+        ["between", "steps", "1.0", "11%"],
+    ]
+    assert [line.split() for line in lines[5:8]] == [
+        ["beside", "these,", "in", "a", "thread", "of", "its", "own"],
+        ["sample", "6.0"],
+        ["score", "0.5"],
+    ]
+
+
+def in_phase(timer: PhaseTimer, name: str) -> None:
+    with timer.phase(name):
+        pass
 
 
 def test_what_is_not_known_is_said_and_not_invented():

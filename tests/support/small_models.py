@@ -45,8 +45,17 @@ def make_model(kind: str, attention: str | None = None, layers: int | None = Non
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
 
 
-def reference_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-    """What torch's kernel computes, in the plain way: each sequence by itself, with a mask for its window."""
+def reference_varlen(query, key, value, *sequences, **options):
+    """What torch's kernel computes, of what it takes: halves, all of one kind."""
+    kinds = {query.dtype, key.dtype, value.dtype}
+    if len(kinds) > 1 or not kinds <= {torch.bfloat16, torch.float16}:
+        raise RuntimeError(f"the kernel takes bfloat16 or float16 alone, and was given {kinds}")
+    return exact_varlen(query, key, value, *sequences, **options)
+
+
+def exact_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """The same in any arithmetic, the plain way: each sequence by itself, with a mask for its window. With float32 it
+    tells what stands around the kernel from what the kernel rounds."""
     assert cu_seq_q.dtype == torch.int32 and cu_seq_q is cu_seq_k and max_q == max_k == int(cu_seq_q.diff().max())
     assert (cu_seq_q[0], cu_seq_q[-1]) == (0, len(query)) and window_size[1] == 0
     outs = []
