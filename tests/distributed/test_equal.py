@@ -16,6 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from r1lit.callbacks.recorder import read_metrics
 
+# Every run of the module is made for its first test.
+pytestmark = pytest.mark.timeout(600)
+
 # Adam divides by what a gradient was, however small: with its usual epsilon it makes a rounding into a step.
 COMMON = ("trainer.accelerator=cpu", "logger=none", "optimizer.eps=1e-4")
 

@@ -20,6 +20,9 @@ from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.settings import ConfigError
 from r1lit.stages.training import require_fitting
 
+# Every run of the module is made for its first test.
+pytestmark = pytest.mark.timeout(600)
+
 SFT = (
     "trainer.accelerator=cpu",
     "logger=none",
