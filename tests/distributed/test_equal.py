@@ -105,10 +105,10 @@ SHARED = {
         "whole": ("trainer=fsdp", "trainer.gather_for_sampling=true", "model.activation_checkpointing=full"),
         "in_step": ("trainer=fsdp", "trainer.gather_for_sampling=false", "trainer.cpu_offload=true"),
     },
-    "sft_lora": {"fsdp": ("trainer=fsdp",)},
     "sft_qlora": {"fsdp": ("trainer=fsdp",)},
     "scorer": {"fsdp": ("trainer=fsdp",)},
     "judged": {"sharded": ("trainer=fsdp", "reward.preference.sharded=true")},
+    "scorer_lora": {"fsdp": ("trainer=fsdp",)},
 }
 """By stage: how two processes do it, by name."""
 
@@ -130,9 +130,9 @@ def runs(tmp_path_factory) -> Path:
         "sft": sft,
         "scorer": SCORER,
         "grpo_lora": (*GRPO, *LORA, "algorithm.kl_coef=0.1"),
-        "sft_lora": (*sft, *LORA, "model.lora.merge=false"),
         "sft_qlora": (*sft, *LORA, "model.quantization=nf4"),
         "judged": (*JUDGED, judge),
+        "scorer_lora": (*SCORER, *LORA),
     }
     run_cases(folder, {f"{stage}_alone": common for stage, common in stages.items()})
     cases = {
@@ -172,23 +172,16 @@ def metrics(run: Path) -> list[dict]:
     ]
 
 
-def exported(run: Path) -> dict[str, torch.Tensor]:
-    """A run's whole model, or its adapters."""
-    (file,) = (run / "model").glob("*.safetensors")
-    return load_file(file)
-
-
 @pytest.mark.parametrize(("stage", "name"), pairs())
 def test_losses_metrics_and_weights_are_those_of_one_process(runs, stage, name):
     alone, shared = runs / f"{stage}_alone", runs / f"{stage}_{name}"
     assert len(metrics(alone)) == STEPS.get(stage, 2)
     for expected, found in zip(metrics(alone), metrics(shared), strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    expected, found = (exported(run) for run in (alone, shared))
+    expected, found = (load_file(run / "model" / "model.safetensors") for run in (alone, shared))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert {path.name for path in shared.iterdir()} == {path.name for path in alone.iterdir()}
-    config = "adapter_config.json" if (alone / "model" / "adapter_config.json").exists() else "config.json"
-    expected, found = (json.loads((run / "model" / config).read_text()) for run in (alone, shared))
+    expected, found = (json.loads((run / "model" / "config.json").read_text()) for run in (alone, shared))
     # How a reward model's scores are spread, measured after training.
     for config in (expected, found):
         config.get("r1lit", {}).update(mean=None, std=None)

@@ -15,9 +15,13 @@ from torch import distributed
 
 from r1lit.callbacks.checkpointing import checkpoints
 from r1lit.distributed.shards import stored_names, stored_shapes
+from r1lit.models.adapters import CONFIG
 from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.settings import ConfigError
 from r1lit.stages.training import require_fitting
+
+# Every run of the module is made for its first test.
+pytestmark = pytest.mark.timeout(600)
 
 SFT = (
     "trainer.accelerator=cpu",
@@ -89,9 +93,10 @@ def test_a_checkpoint_of_adapters_holds_nothing_else_and_any_number_goes_on_from
         shapes = stored_shapes(checkpoint, "model.")
         assert len(shapes) == 28 and all("lora_" in name for name in shapes)
         assert sum(shape.numel() for shape in shapes.values()) == 23_552
-    expected = weights(runs / "lora_alone")
-    for name in ("lora_whole", "lora_shrunk"):
-        torch.testing.assert_close(weights(runs / name), expected, rtol=1e-5, atol=1e-5)
+    alone = runs / "lora_alone"
+    for run in (runs / "lora_whole", runs / "lora_shrunk"):
+        torch.testing.assert_close(weights(run), weights(alone), rtol=1e-5, atol=1e-5)
+        assert (run / "model" / CONFIG).read_text() == (alone / "model" / CONFIG).read_text()
 
 
 def test_an_export_is_of_the_adapters_in_the_shards(runs):

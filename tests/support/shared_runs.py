@@ -28,7 +28,7 @@ def share_cases(folder: Path, *cases: Mapping[str, Sequence[str]]) -> None:
     written = folder / "cases.json"
     written.write_text(json.dumps(cases))
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    done = subprocess.run([*torchrun, __file__, folder, written], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*torchrun, __file__, folder, written], capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
