@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from r1lit.distributed.launch import join, launched
-from r1lit.distributed.ranks import Ranks
 from r1lit.settings import UserError
+
+if TYPE_CHECKING:
+    # torch takes seconds to load.
+    from r1lit.distributed.ranks import Ranks
 
 PATIENCE_SECONDS = 5.0
 """How long a process whose peers are gone waits for their last words."""
