@@ -32,7 +32,7 @@ def machine_problems(stage: str, sections: Mapping[str, Settings]) -> Iterator[s
         if stage == "profile" and trainer.strategy != "single":
             yield f"trainer={trainer.strategy}, but stage=profile looks at one process; set trainer=single"
         yield from _launch_problems(stage, trainer, launched())
-        yield from _alone_problems(stage_of, trainer, sections, launched())
+        yield from _alone_problems(stage_of, trainer, sections)
 
 
 def _device_problems(sections: Mapping[str, Settings]) -> Iterator[str]:
@@ -86,10 +86,8 @@ def _launch_problems(stage: str, trainer: TrainerSettings, launch: Launch) -> It
         )
 
 
-def _alone_problems(
-    stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings], launch: Launch
-) -> Iterator[str]:
-    """What has been proven of whole models in one process alone, and is refused in shards or in several."""
+def _alone_problems(stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings]) -> Iterator[str]:
+    """What is done with whole models alone, and refused in shards."""
     model, rollout, optimizer = (sections.get(name) for name in ("model", "rollout", "optimizer"))
     if model is None or rollout is None or optimizer is None or stage not in SHARED_OUT:
         return
@@ -106,4 +104,9 @@ def _alone_problems(
             f"rollout.staleness={rollout.staleness}, but with trainer=fsdp rollout=transformers the same shards are "
             "gathered to sample and to learn, in turn; set rollout=vllm_server, rollout=vllm, trainer=ddp, or "
             "rollout.staleness=0"
+        )
+    if trainer.strategy == "fsdp" and model.lora.rank and rollout.kind != "transformers" and stage != "reward_model":
+        yield (
+            f"rollout.kind={rollout.kind} takes whole weights, but with trainer=fsdp those that model.lora.rank="
+            f"{model.lora.rank} adapts are in shards; set trainer=ddp, or rollout=transformers"
         )
