@@ -15,7 +15,7 @@ from r1lit.distributed.launch import first_to_say, join, launched
 from r1lit.settings import SIGNALLED, UserError
 
 if TYPE_CHECKING:
-    # It loads torch, which a help page does without.
+    # torch takes seconds to load.
     from r1lit.distributed.ranks import Ranks
 
 PATIENCE_SECONDS = 5.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from r1lit.models.loading import ModelSettings, load_policy
 from r1lit.rollout import vllm_sampler
 from r1lit.rollout.settings import ServerSettings
 from r1lit.rollout.transformers_sampler import TransformersSampler
-from r1lit.rollout.vllm_sampler import VLLMSampler
+from r1lit.rollout.vllm_sampler import Ask, Said, VLLMSampler
 from r1lit.rollout.vllm_server import RemoteEngine, ServerError
 from r1lit.rollout.vllm_weights import WeightPushError
 from r1lit.settings import ConfigError
@@ -93,6 +94,30 @@ def test_groups_come_one_by_one_and_a_run_repeats(sampler):
     again = sampler.generate(PROMPTS, 4, sampling, seed=3)
     assert [group.completion_ids for group in again.groups] == [group.completion_ids for group in first.groups]
     assert any(len({tuple(ids) for ids in group.completion_ids}) > 1 for group in first.groups)
+
+
+def test_a_listener_that_fails_ends_its_own_requests_alone(sampler, monkeypatch):
+    """Another process may be asking the server too."""
+    engine, ended = sampler.engine, {}
+    post, whole = engine._post, Sampling(max_tokens=sampler.engine.room - 4)
+
+    def posted(path: str, body: dict) -> dict:
+        answer = post(path, body)
+        if path.endswith("generate"):
+            ended[body["request_id"]] = answer["choices"][0]["finish_reason"]
+        return answer
+
+    def fail(prompt: int, number: int, said: Said) -> None:
+        raise KeyError("a reward")
+
+    monkeypatch.setattr(engine, "_post", posted)
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(engine._ask, Ask(PROMPTS[1].ids, 1, 0, whole, ()), "another's")
+        with pytest.raises(KeyError):
+            engine.complete([Ask(PROMPTS[1].ids, 1, 0, Sampling(max_tokens=1), ()), Ask((5,), 1, 0, whole, ())], fail)
+        assert len(other.result()[0].ids) == whole.max_tokens
+    assert ended.pop("another's") == "length"
+    assert sorted(ended.values()) == ["abort", "length"]
 
 
 def test_a_push_that_loses_a_weight_stops_the_run(policy, sampler, monkeypatch):
