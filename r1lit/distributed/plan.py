@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, TypeVar
@@ -139,25 +139,27 @@ def whole_weights(model: nn.Module, merge: bool = True) -> dict[str, Tensor] | N
         return None
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - dict(model.named_parameters()).keys()
     if adapted(model) and merge:
-        return _merged_layer_by_layer(model, [name for name in plain_names(model) if name not in tied])
+        first = distributed.get_rank() == 0
+        # A copy: what was gathered is gone with the layer.
+        return {name: tensor.to("cpu", copy=True) for name, tensor in merged_shards(model) if first}
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return {name: tensor for name, tensor in weights.items() if name not in tied}
 
 
-def _merged_layer_by_layer(model: PreTrainedModel, left: Sequence[str]) -> dict[str, Tensor]:
-    """Weights by their plain names, with their adapters added."""
-    weights: dict[str, Tensor] = {}
+def merged_shards(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a sharded model with adapters, by their plain names, the adapters' part added, those that are tied
+    once: one layer is gathered at a time. All processes are to ask for each, which is there until the next is."""
+    left = plain_names(model, tied=False)
     places = {name: module for name, module in model.named_modules() if isinstance(module, FSDPModule)}
     # The longest name first: what no layer holds is left to the model itself.
     for place, module in sorted(places.items(), key=lambda item: -len(item[0])):
         own = [name for name in left if name.startswith(f"{place}." if place else "")]
         left = [name for name in left if name not in own]
         module.unshard()
-        if distributed.get_rank() == 0:
-            # A copy: what was gathered is gone with the layer.
-            weights |= {name: merged_weight(model, name).to("cpu", copy=True) for name in own}
-        module.reshard()
-    return weights
+        try:
+            yield from ((name, merged_weight(model, name)) for name in own)
+        finally:
+            module.reshard()
 
 
 def computing_device(model: PreTrainedModel) -> torch.device:

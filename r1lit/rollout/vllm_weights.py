@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from r1lit.distributed.plan import is_sharded, merged_shards
 from r1lit.models.lora import adapted, merged_weights
 from r1lit.settings import UserError
 
@@ -91,7 +92,7 @@ def _whole(held: Sequence[Sequence[Share] | None]) -> int | None:
 def named_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """A model's weights under their checkpoint names, each made whole where it is sharded, adapters added to theirs."""
     if adapted(policy):
-        yield from merged_weights(policy, tied=False)
+        yield from merged_shards(policy) if is_sharded(policy) else merged_weights(policy, tied=False)
         return
     for name, parameter in policy.named_parameters():
         tensor = parameter.detach()

@@ -117,20 +117,15 @@ def launch_notes(stage: str, trainer: TrainerSettings, batch: int, launch: Launc
 
 def _gathering_problems(stage: str, trainer: TrainerSettings, sections: Mapping[str, Settings]) -> Iterator[str]:
     """Ways to sample that a model in shards has not."""
-    model, rollout = sections.get("model"), sections.get("rollout")
-    if model is None or rollout is None or stage not in SHARED_OUT or trainer.strategy != "fsdp":
+    rollout = sections.get("rollout")
+    if rollout is None or rollout.kind != "transformers" or stage not in SHARED_OUT or trainer.strategy != "fsdp":
         return
-    if model.lora.rank and rollout.kind != "transformers" and stage != "reward_model":
-        yield (
-            f"rollout.kind={rollout.kind} takes whole weights, but with trainer=fsdp those that model.lora.rank="
-            f"{model.lora.rank} adapts are in shards; set trainer=ddp, or rollout=transformers"
-        )
     if rollout.decode != "eager":
         yield (
             f"rollout.decode={rollout.decode}, but its steps read weights where they stand, and trainer=fsdp gathers "
             "them anew; set rollout.decode=eager, or trainer=ddp"
         )
-    if rollout.staleness and rollout.kind == "transformers" and stage == "fit":
+    if rollout.staleness and stage == "fit":
         yield (
             f"rollout.staleness={rollout.staleness}, but with trainer=fsdp rollout=transformers the same shards are "
             "gathered to sample and to learn, in turn; set rollout=vllm_server, rollout=vllm, trainer=ddp, or "

@@ -23,6 +23,7 @@ def test_a_push_and_a_failure_are_those_of_all_processes(tmp_path):
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     first, second = sorted(said, key=lambda process: process["rank"])
     assert first["same"] and second["same"] and first["version"] == second["version"]
+    assert first["adapters"] and second["adapters"]
     assert first["broken"] == "UserError: the network is down"
     assert second["broken"] == "PeerError: stopped, because process 0 did: the network is down"
     assert second["drawing"] == "UserError: out of paper"

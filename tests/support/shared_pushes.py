@@ -19,6 +19,7 @@ from r1lit.distributed.launch import join, launched, leave
 from r1lit.distributed.plan import Sharding, prove_head
 from r1lit.distributed.ranks import Ranks
 from r1lit.models.loading import ModelSettings, load_policy
+from r1lit.models.lora import LoraSettings, merged_weights
 from r1lit.modules.sharing import SharedRewards, SharedSampler
 from r1lit.rollout.transformers_sampler import TransformersSampler
 from r1lit.rollout.vllm_sampler import Ask, OnSaid, Said, VLLMSampler
@@ -101,6 +102,21 @@ def pushes(ranks: Ranks, folder: Path) -> dict:
     }
 
 
+def adapters(ranks: Ranks, folder: Path) -> bool:
+    """Whether a sharded policy's adapters arrive as those of a whole one are merged; a probe compares log-probs too."""
+    settings = ModelSettings(path="tiny", lora=LoraSettings(rank=4))
+    (policy, tokenizer), (whole, _) = (load_policy(settings) for _ in range(2))
+    for model in (policy, whole):
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(std=0.1, generator=generator)
+    prove_head(Sharding.of("cpu", ranks.size).apply(policy))
+    VLLMSampler(PlainEngine(ranks.first, folder), policy, tokenizer, ranks)
+    arrived, expected = torch.load(folder / "weights.pt"), dict(merged_weights(whole, tied=False))
+    return arrived.keys() == expected.keys() and all(torch.equal(arrived[name], expected[name]) for name in expected)
+
+
 class Broken(TransformersSampler):
     """Draws in the first process, and fails in the others."""
 
@@ -116,7 +132,7 @@ class Broken(TransformersSampler):
 class Unjudged:
     """A reward of nothing."""
 
-    rewards = ()
+    rewards = {}
 
     def gather(self, rollout, progress: float) -> Scored:
         return Scored(rollout, (), torch.ones(0), torch.zeros(len(rollout.completion_ids), 0))
@@ -140,5 +156,7 @@ def drawing(ranks: Ranks) -> str:
 if __name__ == "__main__":
     join()
     here = Ranks(launched().rank, launched().size, lockstep=True)
-    print(json.dumps({"rank": here.rank, **pushes(here, Path(sys.argv[1])), "drawing": drawing(here)}), flush=True)
+    folder = Path(sys.argv[1])
+    seen = pushes(here, folder) | {"adapters": adapters(here, folder), "drawing": drawing(here)}
+    print(json.dumps({"rank": here.rank, **seen}), flush=True)
     leave()
