@@ -208,6 +208,8 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
 
     cpp_builder.cpp_compiler_search.cache_clear()
     assert "no C++ compiler" in compiler_problem(torch.device("cpu"))
+    asked = compiler_problem(torch.device("cpu"), "rollout.decode=compiled", "rollout.decode=eager")
+    assert asked.startswith("rollout.decode=compiled, but") and asked.endswith("or set rollout.decode=eager")
     cpp_builder.cpp_compiler_search.cache_clear()
 
 

@@ -97,6 +97,16 @@ def test_all_mistakes_come_at_once(composed):
         ({"evaluation.top_p": 0}, "evaluation.top_p=0: input should be greater than 0"),
         ({"rollout.temperature": 0}, "rollout.temperature=0: input should be greater than 0"),
         ({"trainer.accelerator": "cpu", "model.attention": "varlen"}, "CUDA alone; set model.attention=auto"),
+        (
+            {"rollout.kind": "vllm_server", "rollout.decode": "static"},
+            "decode=static is of the sampler in this process, but rollout.kind=vllm_server decodes by vLLM; drop "
+            "rollout.decode, or set rollout=transformers",
+        ),
+        (
+            {"trainer.strategy": "fsdp", "trainer.accelerator": "cpu", "rollout.decode": "static"},
+            "rollout.decode=static, but its steps read weights where they stand, and trainer=fsdp gathers them anew; "
+            "set rollout.decode=eager, or trainer=ddp",
+        ),
         ({"algorithm.micro_batch_rows": 8}, "micro_batch_rows is no setting; did you mean micro_batch_tokens"),
         (
             {"trainer.strategy": "fsdp", "rollout.staleness": 1},
