@@ -32,9 +32,9 @@ MATMUL, OTHER, HOST, COLLECTIVES = "matmul", "other operators", "outside operato
 HANDS_OVER = ("c10d::", "_c10d_functional::", "record_param_comms", "FSDP::", "gloo:", "nccl:")
 """How the names of operators and ranges begin that hand tensors to other processes, and wait for theirs."""
 
-UNDER_WAY = ("gloo:", "nccl")
-"""How the names of a collective's own events begin: from when it is asked for to its end on the host, and its kernels.
-"""
+ASKED_FOR, ON_HOST, ON_DEVICE = ("gloo:", "nccl:"), "gloo:", "nccl"
+"""How the names begin of what the host records of each collective; of gloo's, which last until they are done; and of
+NCCL's kernels, which last as long."""
 
 OUTSIDE = "outside of phases"
 """Callbacks, loading, what no phase times."""
@@ -148,7 +148,7 @@ class Tracing(Callback):
 def read_trace(events: Iterable[FunctionEvent], steps: int, device: str) -> Trace:
     """Sort operators' own time by phase and kind of work."""
     events = list(events)
-    exchanged = [event for event in events if event.name.startswith(UNDER_WAY)]
+    exchanged = [event for event in events if _is_exchange(event)]
     events = [event for event in events if event.device_type.name == "CPU"]
     whole = [event for event in events if event.name.startswith("ProfilerStep")]
     phases = sorted(
@@ -180,7 +180,8 @@ def read_trace(events: Iterable[FunctionEvent], steps: int, device: str) -> Trac
     for name, seconds in by_phase.items():
         work[name][HOST] = max(seconds - sum(work[name].values()), 0.0)
     sorted_work = {name: dict(kinds) for name, kinds in work.items()}
-    return Trace(steps, device, dict(by_phase), sorted_work, dict(operators), len(exchanged))
+    collectives = sum(event.name.startswith(ASKED_FOR) for event in events)
+    return Trace(steps, device, dict(by_phase), sorted_work, dict(operators), collectives)
 
 
 def kind_of(event: FunctionEvent) -> str:
@@ -197,6 +198,11 @@ def kind_of(event: FunctionEvent) -> str:
 def _is_operator(event: FunctionEvent) -> bool:
     """True for what computes, and not for a range around it."""
     return not event.name.startswith((PHASE, "ProfilerStep", HEAD, *HANDS_OVER))
+
+
+def _is_exchange(event: FunctionEvent) -> bool:
+    """True for what lasts as long as a collective is under way."""
+    return event.name.startswith(ON_HOST if event.device_type.name == "CPU" else ON_DEVICE)
 
 
 def _merged(spans: Iterable[tuple[float, float]]) -> Sequence[tuple[float, float]]:
