@@ -124,6 +124,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sides", default=",".join(SIDES), help="by comma")
     options = parser.parse_args()
     options.precision = options.precision or ("bf16" if options.device == "cuda" else "float32")
+    if min(options.prompts, options.group, options.length, options.prompt_tokens, options.rounds) < 1:
+        raise SystemExit("--prompts, --group, --length, --prompt-tokens and --rounds are 1 or more")
     if wrong := set(options.sides.split(",")) - set(SIDES):
         raise SystemExit(f"--sides names {', '.join(sorted(wrong))}, which is none of {', '.join(SIDES)}")
     return options
@@ -137,9 +139,12 @@ def main() -> None:
     model.eval().to(torch.bfloat16 if options.precision == "bf16" else torch.float32)
     torch.manual_seed(0)
     prompts = torch.randint(5, LARGEST_ID, (options.prompts, options.prompt_tokens)).tolist()
-    chosen = [side for side in options.sides.split(",") if side != "continuous" or options.precision != "mixed"]
     rates: dict[str, list[float]] = {}
     failed: dict[str, str] = {}
+    chosen = options.sides.split(",")
+    if options.precision == "mixed" and "continuous" in chosen:
+        chosen.remove("continuous")
+        failed["continuous"] = "it computes in the dtype of the weights"
     sides: dict[str, Callable[[int], float | str]] = {}
     for name in chosen:
         sides[name] = partial(timed, SIDES[name](model, tokenizer, prompts, options), model, options.precision)
@@ -148,6 +153,8 @@ def main() -> None:
             failed[name] = found
             del sides[name]
         print(f"warm-up  {name:>10}  {time.perf_counter() - start:8.1f} s  {failed.get(name, '')}", flush=True)
+    if not sides:
+        raise SystemExit(f"no side runs here: {failed}")
     for number, name, found in in_turn(sides, options.rounds):
         if isinstance(found, str):
             failed[name] = found

@@ -57,7 +57,8 @@ Steps = list[dict[str, float]]
 class Parity:
     """Rewards a third of the tokens, at no cost: what is measured is the model's work."""
 
-    rewards = ()
+    def __init__(self):
+        self.rewards: dict[str, object] = {}
 
     def submit(self, index: int, group: object) -> None:
         pass
@@ -93,9 +94,8 @@ def run(options: argparse.Namespace, sizes: dict[str, int], seed: int, strategy:
     sampler = endless(TransformersSampler(policy, tokenizer, max_batch_rows=options.max_batch_rows))
     rewards = Parity()
     if ranks.lockstep or ranks.size > 1:
-        whole = ranks.lockstep and fits(policy, ranks, launch.local_size)
-        sampler = SharedSampler(sampler, ranks, holding(policy, ranks, whole), device)
-        rewards = SharedRewards(rewards, sampler, ranks)
+        held = holding(policy, ranks, fits(policy, ranks, launch.local_size)) if ranks.lockstep else None
+        sampler, rewards = SharedSampler(sampler, ranks, device, held), SharedRewards(rewards)
     module = GRPO(
         policy=policy,
         sampler=sampler,

@@ -88,7 +88,8 @@ def one_for_all() -> Iterator[None]:
         with suppress(RuntimeError):
             if isinstance(error, RuntimeError) and not isinstance(error, UserError):
                 _wait_until(lambda: store.check([_FAILED]))
-            leave_word(str(error) or type(error).__name__)
+            if not isinstance(error, PeerError):
+                leave_word(str(error) or type(error).__name__)
         said = _said(store)
         if said and not isinstance(error, UserError) and not said.startswith(f"{launched().rank} "):
             raise PeerError(_stopped(said)) from error
@@ -107,12 +108,22 @@ def all_or_none(ranks: Ranks) -> Iterator[None]:
         yield
     except Exception as caught:
         error = caught
-    require_all(ranks.gather(failure(error)), error)
+    require_all(failures(ranks, error), error)
 
 
 def failure(error: Exception | None) -> str | None:
     """What the other processes are told of an error."""
     return None if error is None else str(error) or type(error).__name__
+
+
+def failures(ranks: Ranks, own: Exception | None) -> list[str | None]:
+    """What has failed in each process; ``own`` is raised where the others have gone."""
+    try:
+        return ranks.gather(failure(own))
+    except RuntimeError:
+        if own is not None:
+            raise own from None
+        raise
 
 
 def require_all(failures: Sequence[str | None], own: Exception | None = None) -> None:
@@ -130,9 +141,14 @@ def require_all(failures: Sequence[str | None], own: Exception | None = None) ->
 
 def leave_with(error: UserError, logged: bool = True) -> NoReturn:
     """End this process with what a user is told, said once by all processes; ``logged`` puts it into the log too."""
-    leave_word(str(error))
-    if first_to_say(str(error)):
-        print(f"r1lit: {error}", file=sys.stderr, flush=True)
+    text = str(error)
+    if isinstance(error, PeerError):
+        # It has been said in full by the one that it happened to.
+        text = text if len(text) <= LONGEST_REPEATED else f"{text[:LONGEST_REPEATED]} ..."
+    else:
+        leave_word(text)
+    if first_to_say(text):
+        print(f"r1lit: {text}", file=sys.stderr, flush=True)
     if logged:
         logging.getLogger("r1lit").info("%s: %s", type(error).__name__, error)
     if error.exit_code > SIGNALLED and os.environ.get("WANDB_SWEEP_ID"):
@@ -152,13 +168,11 @@ def leave_word(text: str) -> None:
 
 def _stopped(said: str) -> str:
     rank, _, reason = said.partition(" ")
-    # It has been said in full by the one that it happened to.
-    reason = " ".join(reason.split())
-    return f"stopped, because process {rank} did: {reason[:LONGEST_REASON]}"
+    return f"stopped, because process {rank} did: {' '.join(reason.split())}"
 
 
-LONGEST_REASON = 300
-"""Characters that are repeated of what another process has said."""
+LONGEST_REPEATED = 350
+"""Characters that are shown of what another process has said; the log and the summary have all of it."""
 
 
 def _wait_until(holds: Callable[[], bool]) -> None:

@@ -132,7 +132,13 @@ def save_weights(
 
 def save_adapters(model: PreTrainedModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a model's adapters in PEFT's format; their base is named by the place that it was loaded from."""
-    model.save_pretrained(folder, state_dict=weights)
+    # transformers asks a quantized model for its own weights, which may be shards, whatever it is given.
+    quantizer = model.__dict__.pop("hf_quantizer", None)
+    try:
+        model.save_pretrained(folder, state_dict=weights)
+    finally:
+        if quantizer is not None:
+            model.hf_quantizer = quantizer
     path = folder / CONFIG
     config = json.loads(path.read_text())
     base = Path(config["base_model_name_or_path"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from r1lit.distributed.failing import failure, require_all
+from r1lit.distributed.failing import all_or_none, failure, require_all
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.distributed.sampling import Holding
 from r1lit.modules.experience import concatenate
@@ -37,7 +37,7 @@ class SharedSampler:
     def __init__(self, sampler: Sampler, ranks: Ranks, device: torch.device, holding: Holding | None = None):
         self.sampler, self.ranks, self.device, self.holding = sampler, ranks, device, holding
         self.exact_logprobs, self.in_step = sampler.exact_logprobs, sampler.in_step
-        self.description = f"{sampler.description}, in {ranks.size} processes"
+        self.description = sampler.description + (f", in {ranks.size} processes" if ranks.size > 1 else "")
 
     def apart(self) -> SharedSampler:
         """One that holds weights of its own and whose rollouts are made whole beside whatever else the processes tell
@@ -65,8 +65,8 @@ class SharedSampler:
         """This process's part; groups are numbered from its first."""
         part = self.ranks.part(len(prompts))
         own = prompts[part]
-        # With others' help there is no telling from within.
-        with _telling(self.ranks) if self.holding is None else self.holding():
+        # With others' help there is no telling from within; else it is heard of before rewards are judged in step.
+        with all_or_none(self.ranks) if self.holding is None else self.holding():
             rollout = _nothing(sampling, self.device)
             if own:
                 rollout = self.sampler.generate(
@@ -134,7 +134,9 @@ def _telling(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        ranks.gather(_Part(failure=failure(error)))
+        # Where the others have gone, there is nobody to tell.
+        with suppress(RuntimeError):
+            ranks.gather(_Part(failure=failure(error)))
         raise
 
 

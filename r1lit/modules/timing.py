@@ -51,7 +51,8 @@ class PhaseTimer:
         finally:
             self._own.phase = None
             if torch.cuda.is_available():
-                torch.cuda.synchronize()
+                # Not the whole device: another thread may be recording a graph there, which that would break.
+                torch.cuda.current_stream().synchronize()
             seconds = time.perf_counter() - start
             with self._lock:
                 self._seconds[name] += seconds

@@ -30,10 +30,12 @@ class CudaRecording:
         if self._calls == 1:
             return self._step()
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            # Another thread may be training meanwhile: what it does is not recorded, and is no mistake.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            graph = torch.cuda.CUDAGraph()
+            # Another thread may be training meanwhile: what it queues is not recorded. It must not wait for the whole
+            # device, which would break the recording.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._result = self._step()
+            self._graph = graph
         self._graph.replay()
         return self._result
 

@@ -69,7 +69,8 @@ class RolloutSettings(Settings):
         top_p: 1 keeps the whole distribution.
         max_tokens: T, longest completion, EOS included.
         staleness: S: while a step is learnt from, the rollout of S steps later is sampled from the weights as they were
-            before it; 0: sampling and learning take turns, and every rollout is the present policy's own. A policy in
+            before it; 0: sampling and learning take turns, and every rollout is the present policy's own. On one GPU
+            the sampler in this process queues its kernels between those of the training. A policy in
             shards (``trainer=fsdp``) can be sampled from beside its training through vLLM alone.
         max_batch_rows: rows decoded together; it changes memory and speed, never what is sampled. A server has its
             own ``--max-num-seqs``.
@@ -93,8 +94,8 @@ class RolloutSettings(Settings):
     def _decodes_here(self) -> RolloutSettings:
         if self.decode != "eager" and self.kind != "transformers":
             raise ValueError(
-                f"decode={self.decode} is of the sampler in this process, but rollout.kind={self.kind} decodes by "
-                "vLLM; drop rollout.decode, or set rollout=transformers"
+                f"rollout.decode={self.decode} is of the sampler in this process, but rollout.kind={self.kind} decodes "
+                "by vLLM; drop rollout.decode, or set rollout=transformers"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -49,6 +50,10 @@ def static_problem(model: PreTrainedModel) -> str | None:
     return next((reason for reason, holds in found.items() if holds), None)
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+"""Where a module keeps what others have it call."""
+
+
 class Shell:
     """A second tree of modules around a model's own parameters and buffers.
 
@@ -59,11 +64,14 @@ class Shell:
 
     def __init__(self, model: PreTrainedModel):
         self._tensors = _tensors(model)
-        self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in self._tensors}).eval()
+        hooks = [getattr(module, name) for module in model.modules() for name in HOOKS]
+        kept = {id(tensor): tensor for tensor in self._tensors} | {id(hook): OrderedDict() for hook in hooks}
+        self.model = copy.deepcopy(model, kept).eval()
         self.model.set_attn_implementation(DECODES_WITH[attention_of(model)])
 
     def fits(self, model: PreTrainedModel) -> bool:
-        """Whether these are still the model's tensors, which a move or a merge may have replaced by others."""
+        """Whether these are still the model's tensors, which a move or a merge may have replaced by others. Adapters
+        that were switched off or rescaled since are not seen."""
         mine, its = self._tensors, _tensors(model)
         return len(mine) == len(its) and all(a is b for a, b in zip(mine, its, strict=True))
 

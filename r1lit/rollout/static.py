@@ -116,6 +116,9 @@ class Inputs:
     windows: Windows
 
 
+Forward = Callable[[PreTrainedModel, Inputs], Tensor]
+
+
 def _forward(model: PreTrainedModel, inputs: Inputs) -> Tensor:
     """[n, V], the logits after the tokens in ``inputs``."""
     slots = torch.arange(inputs.slots, device=inputs.slot.device)
@@ -143,8 +146,9 @@ def _mask(seen: Tensor, model: PreTrainedModel, dtype: torch.dtype) -> Tensor:
 
 
 @cache
-def _compiled_forward() -> Callable[[PreTrainedModel, Inputs], Tensor]:
-    # Lengths and rows are left open: one compilation serves all shapes. Values are rounded where eager rounds them.
+def _compiled_forward() -> Forward:
+    # Lengths and rows are left open: one compilation serves all shapes, and another those of as many rows as slots.
+    # Values are rounded where eager rounds them.
     options = {"emulate_precision_casts": True}
     return torch.compile(_forward, dynamic=True, fullgraph=True, recompile_limit=VARIANTS, options=options)
 
@@ -157,7 +161,7 @@ def _settle_sizes(inputs: Inputs) -> None:
         torch._dynamo.mark_static(layer.values, [1, 3])
 
 
-FORWARDS: Mapping[Decoding, Callable[[], Callable[[PreTrainedModel, Inputs], Tensor]]] = {
+FORWARDS: Mapping[Decoding, Callable[[], Forward]] = {
     "static": lambda: _forward,
     "compiled": _compiled_forward,
 }
@@ -186,7 +190,7 @@ class StaticDecoder:
         lengths = prefilled.lengths[owners, None]
         windows = windows_of(model.config.get_text_config())
         self._inputs = Inputs(
-            embedded=self._embed(torch.zeros_like(lengths)),
+            embedded=self._embed.weight.new_zeros(len(owners), 1, self._embed.weight.shape[1]),
             positions=lengths - 1,
             first=self._used - lengths,
             slot=torch.tensor([self._used - 1], device=self.device),
@@ -229,15 +233,17 @@ class StaticDecoder:
             layers[number] = StaticLayer(keys, values, inputs.slot)
         if self._decoding == "compiled":
             _settle_sizes(inputs)
-        self._step: Step = recorded(partial(self._run, inputs), self.device)
+        # It must not hold the decoder, which holds it: caches would wait for Python's garbage collector.
+        self._step: Step = recorded(partial(_run, self._forward, self._shell, inputs), self.device)
 
-    def _run(self, inputs: Inputs) -> Tensor:
-        kind = self.device.type
-        if not torch.is_autocast_enabled(kind):
-            return self._forward(self._shell, inputs)
-        # A rounded weight that autocast keeps to itself would be gone when the recording is replayed.
-        with torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False):
-            return self._forward(self._shell, inputs)
+
+def _run(forward: Forward, shell: PreTrainedModel, inputs: Inputs) -> Tensor:
+    kind = inputs.slot.device.type
+    if not torch.is_autocast_enabled(kind):
+        return forward(shell, inputs)
+    # A rounded weight that autocast keeps to itself would be gone when the recording is replayed.
+    with torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False):
+        return forward(shell, inputs)
 
 
 def _moved(states: Tensor, rows: Tensor | None, slots: int, dtype: torch.dtype) -> Tensor:

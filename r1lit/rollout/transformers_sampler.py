@@ -64,15 +64,18 @@ class TransformersSampler:
         self.model, self.tokenizer, self.max_batch_rows, self.decoding = model, tokenizer, max_batch_rows, decoding
         self.stops = stop_ids(model, tokenizer)
         self._shell: Shell | None = None
+        self._whose = "the weights that are trained"
 
     @property
     def description(self) -> str:
         how = DESCRIPTIONS[self.decoding].get(computing_device(self.model).type, DESCRIPTIONS[self.decoding]["cpu"])
-        return f"transformers in this process, on the weights that are trained, {how}"
+        return f"transformers in this process, on {self._whose}, {how}"
 
     def apart(self) -> TransformersSampler:
         """A sampler like this one whose model is a copy, which the policy's updates leave as it is."""
-        return TransformersSampler(clone_frozen(self.model), self.tokenizer, self.max_batch_rows, self.decoding)
+        other = TransformersSampler(clone_frozen(self.model), self.tokenizer, self.max_batch_rows, self.decoding)
+        other._whose = "a copy of the weights"
+        return other
 
     def load_weights(self, policy: nn.Module) -> None:
         """Sample from ``policy``'s weights from now on: nothing to do where it is the sampler's own model."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lit.distributed.failing import all_or_none, failure, require_all
+from r1lit.distributed.failing import all_or_none, failures, require_all
 from r1lit.distributed.plan import computing_device
 from r1lit.distributed.ranks import ALONE, Ranks
 from r1lit.models.attention import in_own_arithmetic
@@ -176,7 +176,7 @@ class VLLMSampler:
         if self.ranks.lockstep:
             # All make each tensor whole together: who sends nothing, or has failed, helps on to the last.
             deque(making, maxlen=0)
-        require_all(self.ranks.gather(failure(error)), error)
+        require_all(failures(self.ranks, error), error)
 
     def generate(
         self,

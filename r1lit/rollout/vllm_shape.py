@@ -15,6 +15,14 @@ COMPARED = (
     "num_key_value_heads",
     "tie_word_embeddings",
     "sliding_window",
+    "layer_types",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "attention_bias",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
 )
 
 ROPE_DEFAULTS: dict[str, Any] = {"rope_type": "default", "partial_rotary_factor": 1.0}

@@ -49,8 +49,8 @@ def spread_problem(spread: dict[str, Any], processes: int) -> str | None:
 def shares(module: nn.Module, name: str, weight: Tensor) -> list[Share]:
     """The digests of what a module of vLLM's holds of a parameter, each with the share of the whole that it is.
 
-    What is told wrong here does not pass for right: shares that are taken for the whole differ between the workers,
-    and a whole that is taken for a share counts more than once.
+    A share that is taken for the whole here, or a whole for a share, does not pass for right: shares differ between the
+    workers, and a whole counts more than once. That a worker holds another's share would.
     """
     rank, size = getattr(module, "tp_rank", 0), getattr(module, "tp_size", 1)
     if size == 1 or not _is_sharded(module, name):

@@ -174,9 +174,13 @@ def require_received(sent: Mapping[str, int], version: str, received: Received) 
         raise WeightPushError(
             f"the engine holds weights {received.version or 'of no push'}, but {version} were pushed; {remedy}"
         )
-    wrong = [*_differing(sent, received), *(f"{name} (its packed copy)" for name in received.stale)]
+    expected = _expected(sent, received)
+    wrong = [*_differing(expected, received), *(f"{name} (its packed copy)" for name in received.stale)]
+    # An engine with names of its own can be told by the sum of all alone.
+    named = expected.keys() == received.digests.keys()
     total = sum(value or 0 for value in received.digests.values())
-    if received.stale or None in received.digests.values() or (total - sum(sent.values())) % _MODULUS:
+    lost = None in received.digests.values() or (total - sum(sent.values())) % _MODULUS
+    if received.stale or lost or (named and wrong):
         shown = ", ".join(wrong[:_NAMED]) + (", ..." if len(wrong) > _NAMED else "")
         raise WeightPushError(
             f"after weights {version} were pushed, {len(wrong)} of the engine's {len(received.digests)} parameters "
@@ -184,12 +188,17 @@ def require_received(sent: Mapping[str, int], version: str, received: Received) 
         )
 
 
-def _differing(sent: Mapping[str, int], received: Received) -> list[str]:
-    """The engine's names of what differs, where its names can be told from those that were sent."""
+def _expected(sent: Mapping[str, int], received: Received) -> dict[str, int]:
+    """The digests that were sent, by the engine's names, where these can be told from those that were sent."""
     whole = {part: module for module, parts in received.fused.items() for part in parts}
     expected: dict[str, int] = {}
     for name, value in sent.items():
         name = ".".join(whole.get(word, word) for word in name.split("."))
         expected[name] = (expected.get(name, 0) + value) % _MODULUS
+    return expected
+
+
+def _differing(expected: Mapping[str, int], received: Received) -> list[str]:
+    """The engine's names of what differs."""
     names = [*received.digests, *(name for name in expected if name not in received.digests)]
     return [name for name in names if received.digests.get(name) != expected.get(name)]

@@ -147,6 +147,8 @@ def _sharded_problems(
                 f"{asked}, but trainer={trainer.strategy} with stage={stage} holds nothing in shards; set it to false, "
                 "or trainer=fsdp"
             )
+        if (device := reward.keywords.get("device", "auto")) != "auto":
+            yield f"{asked} with reward.{name}.device={device}, but shards are where the policy's are; set device=auto"
         rollout = sections.get("rollout")
         if rollout is not None and rollout.staleness:
             yield (

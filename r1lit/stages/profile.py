@@ -86,10 +86,12 @@ def seconds_a_step(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def shortened(run: Run) -> Run:
     """The run as the stage that is profiled sees it: a few steps, and nothing before or after them."""
     steps = {"steps": run.profile.total_steps}
+    # Beside the last step too something is sampled.
+    ahead = {"steps": run.profile.total_steps + run.rollout.staleness}
     return replace(
         run,
         command=run.command.model_copy(update={"stage": run.profile.of}),
-        algorithm=run.algorithm.model_copy(update=steps),
+        algorithm=run.algorithm.model_copy(update=ahead),
         sft=run.sft.model_copy(update=steps),
         reward_model=run.reward_model.model_copy(update=steps),
         evaluation=run.evaluation.model_copy(update={"enabled": False, "every": 0}),

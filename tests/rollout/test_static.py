@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from made_tokenizers import byte_level
@@ -10,7 +13,7 @@ from small_models import KINDS, make_model
 from torch import nn
 
 from r1lit.models.memory import compiler_problem
-from r1lit.rollout import recording, static
+from r1lit.rollout import recording, static, transformers_sampler
 from r1lit.rollout.grouped import grouped_attention
 from r1lit.rollout.shell import Shell
 from r1lit.rollout.transformers_sampler import TransformersSampler
@@ -206,4 +209,31 @@ def test_a_sampler_says_how_it_decodes_and_passes_it_on(tokenizer):
     said["eager"] = TransformersSampler(model, tokenizer).description
     assert len(set(said.values())) == 3 and "fixed shapes" in said["static"] and "compiled" in said["compiled"]
     apart = TransformersSampler(model, tokenizer, 7, "static").apart()
-    assert apart.decoding == "static" and apart.max_batch_rows == 7 and apart.description == said["static"]
+    assert apart.decoding == "static" and apart.max_batch_rows == 7
+    assert apart.description == said["static"].replace("the weights that are trained", "a copy of the weights")
+
+
+def test_caches_end_with_their_batch(tokenizer, monkeypatch, recordings):
+    made = []
+
+    class Watched(transformers_sampler.StaticDecoder):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(transformers_sampler, "StaticDecoder", Watched)
+    gc.disable()
+    try:
+        draw(make_model("llama"), tokenizer, "static")
+        assert made and not any(decoder() for decoder in made)
+    finally:
+        gc.enable()
+
+
+def test_hooks_of_the_model_are_not_run_by_the_steps(tokenizer):
+    model, passes = make_model("llama"), []
+    handle = model.model.layers[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    draw(model, tokenizer, "static")
+    assert len(passes) == 1, "the prompts' pass alone is the model's"
+    handle.remove()
+    assert model.model.layers[0]._forward_pre_hooks == {}

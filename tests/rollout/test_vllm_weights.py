@@ -57,6 +57,12 @@ def whole(sent: dict[str, int]) -> dict[str, int | None]:
     return held
 
 
+def exchanged(held: dict[str, int | None]) -> dict[str, int | None]:
+    """Two layers' weights in each other's place, which leaves the sum of all as it is."""
+    first, second = (f"model.layers.{number}.mlp.down_proj.weight" for number in (0, 1))
+    return held | {first: held[second], second: held[first]}
+
+
 @pytest.fixture
 def sent(policy):
     weights = Sent(named_weights(policy), torch.bfloat16)
@@ -76,9 +82,10 @@ def test_what_was_sent_is_accepted(sent):
         (lambda held: {"digests": held | {"model.norm.weight": 1}}, r"1 of the engine's 16 .*\(model.norm.weight\)"),
         (lambda held: {"digests": held | {"model.norm.weight": None}}, r"\(model.norm.weight\)"),
         (lambda held: {"digests": {k: v for k, v in held.items() if "0.mlp.down" not in k}}, "layers.0.mlp.down_proj"),
+        (lambda held: {"digests": exchanged(held)}, r"2 of the engine.*\(model.layers.0.mlp.down_proj.weight, "),
         (lambda held: {"stale": ["lm_head.weight"]}, r"\(lm_head.weight \(its packed copy\)\)"),
     ],
-    ids=["an older version", "another value", "not loaded", "unknown to the engine", "a packed copy"],
+    ids=["an older version", "another value", "not loaded", "unknown to the engine", "exchanged", "a packed copy"],
 )
 def test_anything_else_stops_the_run(sent, spoil, said):
     values = {"version": "a-1", "digests": whole(sent), "fused": FUSED}

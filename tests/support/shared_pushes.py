@@ -132,7 +132,8 @@ class Broken(TransformersSampler):
 class Unjudged:
     """A reward of nothing."""
 
-    rewards = {}
+    def __init__(self):
+        self.rewards = {}
 
     def gather(self, rollout, progress: float) -> Scored:
         return Scored(rollout, (), torch.ones(0), torch.zeros(len(rollout.completion_ids), 0))
