@@ -20,6 +20,14 @@ sys.path.append(str(ROOT / "tests" / "support"))
 
 from warm import Warm, surroundings
 
+LONGEST = tuple(f"test_{name}.py" for name in ["vllm_environment", "r1", "pipeline", "equal", "launch", "taking_up", "install"])
+"""Modules that take minutes, to be begun first: one that begins last keeps a core idle."""
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(scope="session")
 def warm():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from logging.config import dictConfig
 
-from r1lit.__main__ import _discard
+from r1lit.stages.directory import discard
 
 
 def test_a_refused_run_logs_no_more_to_its_directory(tmp_path):
@@ -16,7 +16,7 @@ def test_a_refused_run_logs_no_more_to_its_directory(tmp_path):
     root.addHandler(handler)
     try:
         dictConfig({"version": 1, "disable_existing_loggers": False})
-        _discard(directory)
+        discard(directory)
         root.error("the reason")
         assert not directory.exists()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ def log(tmp_path_factory) -> Path:
         run.log({"step": step, "text": "x" * (step * 7 % 900), "deep": {"er": step}})
     run.finish()
     (path,) = folder.glob("wandb/offline-run-*-abc/run-abc.wandb")
+    # On a busy machine W&B's own process is still writing when it says that it is done.
+    deadline = time.monotonic() + 120
+    while [*records(path)][-1].WhichOneof("record_type") != "exit" and time.monotonic() < deadline:
+        time.sleep(0.2)
     return path
 
 

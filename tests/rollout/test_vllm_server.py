@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from launching import TORCHRUN, environment
 from safetensors.torch import load_file
-from shared_runs import run_cases
+from shared_runs import run_cases, share_cases
 from vllm_serving import PATIENCE_SECONDS, start, stop
 
 from r1lit.callbacks.recorder import read_metrics
@@ -28,7 +26,6 @@ from r1lit.types import Prompt, Sampling
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.timeout(1200)
 
-PROGRAM = Path(__file__).parent.parent / "support" / "shared_runs.py"
 PROMPTS = [Prompt(ids=tuple((7 * n + 3) % 600 for n in range(length)), raw="") for length in (300, 4, 55)]
 QUICK = ["algorithm.steps=2", "algorithm.prompts_per_step=4", "algorithm.group_size=4", "data.limit=60"]
 # 3 prompts on 2 processes: one has more to ask for than the other.
@@ -185,15 +182,7 @@ def test_two_processes_learn_what_one_does(server, tmp_path):
         "local_ddp_ahead": [*local, "trainer=ddp", ahead],
         "local_fsdp": [*local, "trainer=fsdp"],
     }
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    done = subprocess.run(
-        [*TORCHRUN, "--standalone", "--nproc-per-node", "2", PROGRAM, tmp_path, tmp_path / "cases.json"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    share_cases(tmp_path, cases)
     assert [row["rollout/staleness"] for row in metrics(tmp_path / "fsdp_ahead")] == [0, 1, 1]
     for name in cases:
         alone = tmp_path / ("alone_ahead" if name.endswith("ahead") else "alone")
