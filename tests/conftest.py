@@ -20,7 +20,10 @@ sys.path.append(str(ROOT / "tests" / "support"))
 
 from warm import Warm, surroundings
 
-LONGEST = tuple(f"test_{name}.py" for name in ["vllm_environment", "r1", "pipeline", "equal", "launch", "taking_up", "install"])
+LONGEST = [
+    *("test_vllm_environment.py", "test_r1.py", "test_pipeline.py"),
+    *("test_equal.py", "test_launch.py", "test_taking_up.py", "test_install.py"),
+]
 """Modules that take minutes, to be begun first: one that begins last keeps a core idle."""
 
 
