@@ -202,13 +202,14 @@ def test_one_compilation_serves_all_layers_and_lengths(backend):
     assert len(graphs) == 1
 
 
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    from torch._inductor import cpp_builder
+def test_compiling_without_a_compiler_is_refused():
+    from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
-    assert "no C++ compiler" in compiler_problem(torch.device("cpu"))
-    asked = compiler_problem(torch.device("cpu"), "rollout.decode=compiled", "rollout.decode=eager")
+    # pytest's own patch would leave the setting away for good.
+    with config.patch("cpp.cxx", ("no-such-compiler",)):
+        assert "no C++ compiler" in compiler_problem(torch.device("cpu"))
+        asked = compiler_problem(torch.device("cpu"), "rollout.decode=compiled", "rollout.decode=eager")
     assert asked.startswith("rollout.decode=compiled, but") and asked.endswith("or set rollout.decode=eager")
     cpp_builder.cpp_compiler_search.cache_clear()
 

@@ -47,7 +47,7 @@ def test_the_same_in_other_words_is_accepted(served, mine):
         ({"intermediate_size": 96}, "intermediate_size=96 (here 11008)"),
         ({"num_key_value_heads": 8}, "num_key_value_heads=8 (here 32)"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings=True (here False)"),
-        ({"vocab_size": 64, "hidden_size": 128}, "vocab_size=64 (here 32000), hidden_size=128 (here 4096)"),
+        ({"vocab_size": 64, "head_dim": 64}, "vocab_size=64 (here 32000), head_dim=64 (here 128)"),
     ],
 )
 def test_another_model_is_refused(changed, told):
